@@ -1,0 +1,16 @@
+//! Waymeet's core: subjects, messages, the router and the protocol sessions.
+//!
+//! Owns everything that can be decided from bytes and state alone. It must not do I/O, read a clock,
+//! draw randomness or start a task: time and randomness are arguments, so that every decision can be
+//! replayed in a test. The node crate owns sockets and tasks and drives what is here.
+
+#![forbid(unsafe_code)]
+
+pub mod envelope;
+pub mod headers;
+pub mod message;
+pub mod subject;
+
+pub use headers::{HeaderError, HeaderMap, Headers};
+pub use message::Message;
+pub use subject::{Filter, Subject, SubjectError, SubjectFilter};
