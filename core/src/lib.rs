@@ -9,8 +9,10 @@
 pub mod envelope;
 pub mod headers;
 pub mod message;
+pub mod resource;
 pub mod subject;
 
 pub use headers::{HeaderError, HeaderMap, Headers};
 pub use message::Message;
+pub use resource::{OwnedSubject, Resource, ResourceError};
 pub use subject::{Filter, Subject, SubjectError, SubjectFilter};
