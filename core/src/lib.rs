@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod headers;
 pub mod message;
 pub mod resource;
+pub mod router;
 pub mod subject;
 
 pub use headers::{HeaderError, HeaderMap, Headers};

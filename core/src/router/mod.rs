@@ -1,0 +1,291 @@
+//! The router: who receives a message.
+//!
+//! Owns the subscription trie and the answer to "which subscriptions match this subject". It must not
+//! know protocols, sessions or how a message is delivered: a subscription carries an opaque target `T`,
+//! cloned into the answer.
+//!
+//! The trie keeps its nodes in one arena and finds children through one hash table keyed by (parent,
+//! token). A node without children costs no table of its own, and a token is stored once.
+
+mod arena;
+mod generation;
+
+pub use generation::{Generation, Generations};
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+use crate::subject::{Filter, Subject};
+use arena::Arena;
+
+/// Names one subscription in the router. It is not used again while the subscription lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubscriptionKey(u32);
+
+/// The subscriptions that match one subject.
+#[derive(Debug)]
+pub struct Matches<T> {
+    /// Every one of these receives.
+    pub plain: Vec<T>,
+    /// One member of each of these receives. Members of one queue name are one group, whatever their
+    /// filters are, as in nats-server.
+    pub groups: Vec<Vec<T>>,
+}
+
+/// A trie of subject filters. `S` keys the hash of tokens, which clients choose.
+pub struct Router<T, S = RandomState> {
+    hasher: S,
+    nodes: Arena<Node>,
+    /// Every literal edge of the trie: the index of the child; its parent and token are in the node.
+    edges: HashTable<u32>,
+    subscriptions: Arena<Entry<T>>,
+}
+
+const ROOT: u32 = 0;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Literal,
+    /// `*`
+    Any,
+    /// `>`
+    Rest,
+}
+
+struct Node {
+    parent: u32,
+    edge: Edge,
+    token: Box<str>,
+    literal_children: u32,
+    any: Option<u32>,
+    rest: Option<u32>,
+    members: Option<Box<Members>>,
+}
+
+/// The subscriptions whose filter ends at a node.
+#[derive(Default)]
+struct Members {
+    plain: Vec<u32>,
+    groups: Vec<(Box<str>, Vec<u32>)>,
+}
+
+struct Entry<T> {
+    node: u32,
+    /// Where the subscription stands in its list, so that removal need not search.
+    position: u32,
+    queue: Option<Box<str>>,
+    target: T,
+}
+
+impl<T: Clone> Default for Router<T> {
+    fn default() -> Self {
+        Self::with_hasher(RandomState::new())
+    }
+}
+
+impl<T: Clone, S: BuildHasher> Router<T, S> {
+    /// An empty router whose token hashes are keyed by `hasher`.
+    pub fn with_hasher(hasher: S) -> Self {
+        let mut nodes = Arena::default();
+        let root = nodes.insert(Node::new(ROOT, Edge::Literal, ""));
+        debug_assert_eq!(root, ROOT);
+        Self { hasher, nodes, edges: HashTable::new(), subscriptions: Arena::default() }
+    }
+
+    /// How many subscriptions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Whether there is no subscription.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many nodes the trie has, its root included.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Adds a subscription; with a queue name it joins that queue group. O(tokens).
+    pub fn insert(&mut self, filter: Filter<'_>, queue: Option<&str>, target: T) -> SubscriptionKey {
+        let mut node = ROOT;
+        for token in filter.tokens() {
+            node = self.child_or_insert(node, token);
+        }
+        let key =
+            self.subscriptions.insert(Entry { node, position: 0, queue: queue.map(Into::into), target });
+        let members = self.nodes[node].members.get_or_insert_default();
+        let list = members.list_mut(queue);
+        list.push(key);
+        self.subscriptions[key].position = (list.len() - 1) as u32;
+        SubscriptionKey(key)
+    }
+
+    /// Removes a subscription and every part of the trie that only it needed. O(tokens).
+    pub fn remove(&mut self, key: SubscriptionKey) -> Option<T> {
+        let entry = self.subscriptions.remove(key.0)?;
+        let node = &mut self.nodes[entry.node];
+        let members = node.members.as_mut().expect("a subscription's node lists it");
+        let position = entry.position as usize;
+        let list = members.list_mut(entry.queue.as_deref());
+        list.swap_remove(position);
+        if let Some(&moved) = list.get(position) {
+            self.subscriptions[moved].position = entry.position;
+        }
+        if list.is_empty() {
+            members.groups.retain(|(_, list)| !list.is_empty());
+            if members.plain.is_empty() && members.groups.is_empty() {
+                node.members = None;
+                self.prune(entry.node);
+            }
+        }
+        Some(entry.target)
+    }
+
+    /// The subscriptions that match `subject`.
+    #[must_use]
+    pub fn matches(&self, subject: Subject<'_>) -> Matches<T> {
+        let mut found =
+            Found { matches: Matches { plain: Vec::new(), groups: Vec::new() }, names: Vec::new() };
+        // All nodes that the tokens so far lead to. Each token is hashed once for all of them.
+        let mut here = vec![ROOT];
+        let mut next = Vec::new();
+        for token in subject.tokens() {
+            let token_hash = self.hasher.hash_one(token);
+            next.clear();
+            for &index in &here {
+                let node = &self.nodes[index];
+                if let Some(rest) = node.rest {
+                    self.collect(rest, &mut found);
+                }
+                next.extend(node.any);
+                if node.literal_children > 0 {
+                    next.extend(self.find_literal(index, token, token_hash));
+                }
+            }
+            std::mem::swap(&mut here, &mut next);
+            if here.is_empty() {
+                break;
+            }
+        }
+        for &index in &here {
+            self.collect(index, &mut found);
+        }
+        found.matches
+    }
+
+    fn collect<'a>(&'a self, index: u32, found: &mut Found<'a, T>) {
+        let Some(members) = &self.nodes[index].members else { return };
+        let targets = |list: &'a [u32]| list.iter().map(|&key| self.subscriptions[key].target.clone());
+        found.matches.plain.extend(targets(&members.plain));
+        for (name, list) in &members.groups {
+            match found.names.iter().position(|known| *known == &**name) {
+                Some(at) => found.matches.groups[at].extend(targets(list)),
+                None => {
+                    found.names.push(name);
+                    found.matches.groups.push(targets(list).collect());
+                }
+            }
+        }
+    }
+
+    fn find_literal(&self, parent: u32, token: &str, token_hash: u64) -> Option<u32> {
+        let is_it = |&child: &u32| {
+            let node = &self.nodes[child];
+            node.parent == parent && *node.token == *token
+        };
+        self.edges.find(edge_hash(parent, token_hash), is_it).copied()
+    }
+
+    fn child_or_insert(&mut self, parent: u32, token: &str) -> u32 {
+        let edge = match token {
+            "*" => Edge::Any,
+            ">" => Edge::Rest,
+            _ => Edge::Literal,
+        };
+        let token_hash = self.hasher.hash_one(token);
+        let found = match edge {
+            Edge::Any => self.nodes[parent].any,
+            Edge::Rest => self.nodes[parent].rest,
+            Edge::Literal => self.find_literal(parent, token, token_hash),
+        };
+        if let Some(child) = found {
+            return child;
+        }
+        let text = if edge == Edge::Literal { token } else { "" };
+        let child = self.nodes.insert(Node::new(parent, edge, text));
+        match edge {
+            Edge::Any => self.nodes[parent].any = Some(child),
+            Edge::Rest => self.nodes[parent].rest = Some(child),
+            Edge::Literal => {
+                self.nodes[parent].literal_children += 1;
+                let (nodes, hasher) = (&self.nodes, &self.hasher);
+                let rehash =
+                    |&index: &u32| edge_hash(nodes[index].parent, hasher.hash_one(&*nodes[index].token));
+                self.edges.insert_unique(edge_hash(parent, token_hash), child, rehash);
+            }
+        }
+        child
+    }
+
+    /// Removes `index` and its ancestors as far as nothing needs them any more.
+    fn prune(&mut self, mut index: u32) {
+        while index != ROOT && self.nodes[index].is_needless() {
+            let node = self.nodes.remove(index).expect("the node was just looked at");
+            let parent = &mut self.nodes[node.parent];
+            match node.edge {
+                Edge::Any => parent.any = None,
+                Edge::Rest => parent.rest = None,
+                Edge::Literal => {
+                    parent.literal_children -= 1;
+                    let hash = edge_hash(node.parent, self.hasher.hash_one(&*node.token));
+                    if let Ok(edge) = self.edges.find_entry(hash, |&child| child == index) {
+                        edge.remove();
+                    }
+                }
+            }
+            index = node.parent;
+        }
+    }
+}
+
+/// Groups are merged by name while matching; the names are not part of the answer.
+struct Found<'a, T> {
+    matches: Matches<T>,
+    names: Vec<&'a str>,
+}
+
+impl Node {
+    fn new(parent: u32, edge: Edge, token: &str) -> Self {
+        Self { parent, edge, token: token.into(), literal_children: 0, any: None, rest: None, members: None }
+    }
+
+    fn is_needless(&self) -> bool {
+        self.literal_children == 0 && self.any.is_none() && self.rest.is_none() && self.members.is_none()
+    }
+}
+
+impl Members {
+    fn list_mut(&mut self, queue: Option<&str>) -> &mut Vec<u32> {
+        let Some(queue) = queue else { return &mut self.plain };
+        let at = self.groups.iter().position(|(name, _)| **name == *queue).unwrap_or_else(|| {
+            self.groups.push((queue.into(), Vec::new()));
+            self.groups.len() - 1
+        });
+        &mut self.groups[at].1
+    }
+}
+
+/// Mixes the parent into a token's hash. The token's hash is keyed, so that clients cannot aim at one
+/// bucket; the multiplier is the usual odd fraction of the golden ratio.
+fn edge_hash(parent: u32, token_hash: u64) -> u64 {
+    token_hash ^ u64::from(parent).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests;
