@@ -1,0 +1,309 @@
+//! One NATS client's conversation.
+//!
+//! Owns what the protocol decides: the order of answers, `+OK` and `-ERR`, when the session ends and why.
+//! It must not buffer, route or wait: the caller keeps bytes that are not a whole operation yet, and
+//! everything that leaves the session goes through [`Upstream`].
+
+use super::connect::ConnectOptions;
+use super::encode;
+use super::parser::{Limits, Operation, ParseError, Parsed, parse};
+use crate::headers::Headers;
+use crate::message::Message;
+use crate::subject::{Filter, Subject};
+
+/// What a session needs from the node it belongs to.
+pub trait Upstream {
+    /// Routes a message. The message borrows from the read buffer.
+    fn publish(&mut self, message: &Message<'_>) -> Published;
+    /// Tells the requester that nobody can answer, by a message on its reply subject. Called only for
+    /// clients that asked for it in CONNECT.
+    fn no_responders(&mut self, request: &Message<'_>);
+    /// Counts a message that the session itself refused.
+    fn rejected(&mut self, why: Refusal);
+    /// Makes a subscription under the client's name `sid`. A `sid` that is in use keeps its first
+    /// subscription, as in nats-server.
+    fn subscribe(&mut self, sid: &[u8], filter: Filter<'_>, queue: Option<&str>) -> Result<(), Refusal>;
+    /// Ends the subscription `sid`, at once or once it has received `max` messages in all. An unknown
+    /// `sid` is no error.
+    fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>);
+    /// Takes the client's options, at each CONNECT.
+    fn connected(&mut self, options: &ConnectOptions);
+    /// Queues bytes for the client, behind everything queued before.
+    fn send(&mut self, bytes: &[u8]);
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// At least one subscription matched.
+    Matched,
+    /// Nobody could take it.
+    Unmatched,
+    /// It was not accepted.
+    Refused(Refusal),
+}
+
+/// Why the node refuses what a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Permissions forbid it.
+    NoPermission,
+    /// The subject is not a subject.
+    Invalid,
+    /// The body is larger than the limit.
+    PayloadTooLarge,
+    /// The session has as many subscriptions as it may have.
+    TooManySubscriptions,
+    /// The node is going away.
+    Draining,
+}
+
+/// Why a session ends. `Display` is for logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The bytes were no operation.
+    #[error("protocol violation: {0}")]
+    Protocol(#[from] ParseError),
+    /// CONNECT was not an object with members of the right types.
+    #[error("CONNECT was not readable")]
+    Connect,
+    /// CONNECT asked for a protocol level that does not exist.
+    #[error("invalid client protocol")]
+    ProtocolLevel,
+    /// CONNECT asked for no_responders without headers.
+    #[error("no responders requires headers support")]
+    NoRespondersWithoutHeaders,
+    /// HPUB without headers in CONNECT.
+    #[error("message headers not supported")]
+    HeadersNotEnabled,
+    /// The client did not answer PING.
+    #[error("stale connection")]
+    Stale,
+    /// The session has as many subscriptions as it may have.
+    #[error("maximum subscriptions exceeded")]
+    TooManySubscriptions,
+}
+
+/// How far [`Session::receive`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The bytes that were whole operations. The caller keeps the rest and hands it in again with more.
+    pub consumed: usize,
+    /// The least length that the rest must have for the next operation, counted from its start; 0 when
+    /// nothing is left.
+    pub needed: usize,
+}
+
+/// What [`Session::keep_alive`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// PING was sent, or was not needed.
+    Fine,
+    /// The client left too many unanswered; the session has ended.
+    Stale,
+}
+
+/// The state of one conversation; a few words, so that idle sessions stay cheap.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    max_pings_out: u32,
+    pings_out: u32,
+    heard: bool,
+    verbose: bool,
+    headers: bool,
+    no_responders: bool,
+}
+
+impl Session {
+    /// A session that has not seen CONNECT. `max_pings_out` is how many PINGs may be unanswered.
+    #[must_use]
+    pub fn new(limits: Limits, max_pings_out: u32) -> Self {
+        let defaults = ConnectOptions::default();
+        Self {
+            limits,
+            max_pings_out,
+            pings_out: 0,
+            heard: false,
+            verbose: defaults.verbose,
+            headers: defaults.headers,
+            no_responders: defaults.no_responders,
+        }
+    }
+
+    /// Takes bytes from the client and carries out every whole operation in them.
+    ///
+    /// # Errors
+    /// When the session ends. Its last words are queued already; nothing behind the offending operation
+    /// is looked at.
+    pub fn receive(&mut self, input: &[u8], upstream: &mut impl Upstream) -> Result<Progress, Closed> {
+        self.heard |= !input.is_empty();
+        let mut consumed = 0;
+        loop {
+            let rest = &input[consumed..];
+            if rest.is_empty() {
+                return Ok(Progress { consumed, needed: 0 });
+            }
+            match parse(rest, self.limits) {
+                Ok(Parsed::Operation(operation, len)) => {
+                    self.carry_out(operation, upstream)?;
+                    consumed += len;
+                }
+                Ok(Parsed::Incomplete(needed)) => return Ok(Progress { consumed, needed }),
+                Err(error) => {
+                    if error == ParseError::PayloadTooLarge {
+                        upstream.rejected(Refusal::PayloadTooLarge);
+                    }
+                    if error != ParseError::ClientError {
+                        send_error(upstream, &error.to_string());
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// To be called once in every ping interval: sends PING unless the client was heard of since the last
+    /// call, and ends the session when too many are unanswered.
+    pub fn keep_alive(&mut self, upstream: &mut impl Upstream) -> KeepAlive {
+        if std::mem::take(&mut self.heard) {
+            self.pings_out = 0;
+            return KeepAlive::Fine;
+        }
+        if self.pings_out >= self.max_pings_out {
+            send_error(upstream, "Stale Connection");
+            return KeepAlive::Stale;
+        }
+        self.pings_out += 1;
+        upstream.send(encode::PING);
+        KeepAlive::Fine
+    }
+
+    #[inline]
+    fn carry_out(&mut self, operation: Operation<'_>, upstream: &mut impl Upstream) -> Result<(), Closed> {
+        match operation {
+            Operation::Publish { subject, reply, headers, payload } => {
+                self.publish(subject, reply, headers, payload, upstream)
+            }
+            Operation::Subscribe { filter, queue, sid } => self.subscribe(filter, queue, sid, upstream),
+            Operation::Unsubscribe { sid, max } => {
+                upstream.unsubscribe(sid, max);
+                self.acknowledge(upstream);
+                Ok(())
+            }
+            Operation::Ping => {
+                upstream.send(encode::PONG);
+                Ok(())
+            }
+            Operation::Connect(json) => self.connect(json, upstream),
+            Operation::Pong | Operation::Ignored => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn publish(
+        &mut self,
+        subject: &[u8],
+        reply: Option<&[u8]>,
+        headers: Option<&[u8]>,
+        payload: &[u8],
+        upstream: &mut impl Upstream,
+    ) -> Result<(), Closed> {
+        if headers.is_some() && !self.headers {
+            send_error(upstream, "Message Headers Not Supported");
+            return Err(Closed::HeadersNotEnabled);
+        }
+        let reply = reply.map(Subject::from_bytes).transpose();
+        let (Ok(subject), Ok(reply)) = (Subject::from_bytes(subject), reply) else {
+            upstream.rejected(Refusal::Invalid);
+            send_error(upstream, "Invalid Publish Subject");
+            return Ok(());
+        };
+        self.acknowledge(upstream);
+        let headers = headers.map_or(Headers::EMPTY, Headers::from_block);
+        let message = Message { subject, reply, headers, payload };
+        match upstream.publish(&message) {
+            Published::Matched => {}
+            Published::Unmatched => {
+                if self.no_responders && reply.is_some() {
+                    upstream.no_responders(&message);
+                }
+            }
+            Published::Refused(Refusal::NoPermission) => {
+                send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
+            }
+            // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
+            Published::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        filter: &[u8],
+        queue: Option<&[u8]>,
+        sid: &[u8],
+        upstream: &mut impl Upstream,
+    ) -> Result<(), Closed> {
+        let queue = queue.map(std::str::from_utf8).transpose();
+        let (Ok(filter), Ok(queue)) = (Filter::from_bytes(filter), queue) else {
+            send_error(upstream, "Invalid Subject");
+            return Ok(());
+        };
+        match upstream.subscribe(sid, filter, queue) {
+            Ok(()) => self.acknowledge(upstream),
+            Err(Refusal::TooManySubscriptions) => {
+                send_error(upstream, "maximum subscriptions exceeded");
+                return Err(Closed::TooManySubscriptions);
+            }
+            Err(_) => {
+                let using = queue.map(|queue| format!(" using queue \"{queue}\"")).unwrap_or_default();
+                send_error(
+                    upstream,
+                    &format!("Permissions Violation for Subscription to \"{filter}\"{using}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, json: &[u8], upstream: &mut impl Upstream) -> Result<(), Closed> {
+        let Ok(options) = serde_json::from_slice::<ConnectOptions>(json) else {
+            send_error(upstream, &ParseError::Arguments.to_string());
+            return Err(Closed::Connect);
+        };
+        let objection = if !(0..=1).contains(&options.protocol) {
+            Some(Closed::ProtocolLevel)
+        } else if options.no_responders && !options.headers {
+            Some(Closed::NoRespondersWithoutHeaders)
+        } else {
+            None
+        };
+        if let Some(closed) = objection {
+            send_error(upstream, &closed.to_string());
+            return Err(closed);
+        }
+        self.verbose = options.verbose;
+        self.headers = options.headers;
+        self.no_responders = options.no_responders;
+        upstream.connected(&options);
+        self.acknowledge(upstream);
+        Ok(())
+    }
+
+    #[inline]
+    fn acknowledge(&self, upstream: &mut impl Upstream) {
+        if self.verbose {
+            upstream.send(encode::OK);
+        }
+    }
+}
+
+fn send_error(upstream: &mut impl Upstream, reason: &str) {
+    let mut line = Vec::with_capacity(reason.len() + 10);
+    encode::error(&mut line, reason);
+    upstream.send(&line);
+}
+
+#[cfg(test)]
+mod tests;

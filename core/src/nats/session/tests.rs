@@ -1,0 +1,175 @@
+//! The session against its specification, with a recording upstream.
+//!
+//! Owns the property that no split of the input changes the output, and the cases that golden traces
+//! cannot show because they depend on time.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Writes down everything that the session asks for.
+#[derive(Default)]
+struct Recorder {
+    log: Vec<String>,
+    sent: Vec<u8>,
+    verdict: Option<Published>,
+}
+
+impl Upstream for Recorder {
+    fn publish(&mut self, message: &Message<'_>) -> Published {
+        self.log.push(format!("{message:?}"));
+        self.verdict.unwrap_or(Published::Matched)
+    }
+    fn no_responders(&mut self, request: &Message<'_>) {
+        self.log.push(format!("nobody for {}", request.subject));
+    }
+    fn rejected(&mut self, why: Refusal) {
+        self.log.push(format!("rejected {why:?}"));
+    }
+    fn subscribe(&mut self, sid: &[u8], filter: Filter<'_>, queue: Option<&str>) -> Result<(), Refusal> {
+        self.log.push(format!("sub {} {filter} {queue:?}", sid.escape_ascii()));
+        if filter.as_str() == "secret" { Err(Refusal::NoPermission) } else { Ok(()) }
+    }
+    fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>) {
+        self.log.push(format!("unsub {} {max:?}", sid.escape_ascii()));
+    }
+    fn connected(&mut self, options: &ConnectOptions) {
+        self.log.push(format!("{options:?}"));
+    }
+    fn send(&mut self, bytes: &[u8]) {
+        self.sent.extend_from_slice(bytes);
+    }
+}
+
+const CONNECT: &str = "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n";
+
+fn run(session: &mut Session, upstream: &mut Recorder, pieces: &[&[u8]]) -> Result<(), Closed> {
+    let mut buffer = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        let progress = session.receive(&buffer, upstream)?;
+        assert!(progress.needed == 0 || progress.needed > buffer.len() - progress.consumed);
+        buffer.drain(..progress.consumed);
+    }
+    Ok(())
+}
+
+fn session() -> Session {
+    Session::new(Limits::default(), 2)
+}
+
+fn answer(input: &str) -> (String, Result<(), Closed>) {
+    let mut upstream = Recorder::default();
+    let end = run(&mut session(), &mut upstream, &[input.as_bytes()]);
+    (String::from_utf8(upstream.sent).unwrap(), end)
+}
+
+#[test]
+fn a_session_is_verbose_until_connect_says_otherwise() {
+    assert_eq!(answer("SUB a 1\r\nPING\r\n").0, "+OK\r\nPONG\r\n");
+    assert_eq!(answer("CONNECT {}\r\nUNSUB 1\r\n").0, "+OK\r\n+OK\r\n");
+    assert_eq!(answer(&format!("{CONNECT}SUB a 1\r\nPUB a 1\r\nx\r\nUNSUB 1\r\n")).0, "");
+}
+
+#[test]
+fn errors_are_in_nats_servers_words() {
+    let close = |text: &str, closed: Closed| (format!("-ERR '{text}'\r\n"), Err(closed));
+    assert_eq!(
+        answer("GET / HTTP/1.1\r\n"),
+        close("Unknown Protocol Operation", ParseError::UnknownOperation.into())
+    );
+    assert_eq!(
+        answer("PUB foo 1048577\r\n"),
+        close("Maximum Payload Violation", ParseError::PayloadTooLarge.into())
+    );
+    assert_eq!(
+        answer("CONNECT {\"no_responders\":true}\r\n"),
+        close("no responders requires headers support", Closed::NoRespondersWithoutHeaders)
+    );
+    assert_eq!(
+        answer("CONNECT {\"protocol\":5}\r\n"),
+        close("invalid client protocol", Closed::ProtocolLevel)
+    );
+    assert_eq!(
+        answer("HPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n"),
+        close("Message Headers Not Supported", Closed::HeadersNotEnabled)
+    );
+    assert_eq!(answer("CONNECT {bad\r\n"), close("Parser Error", Closed::Connect));
+    let open = |text: &str| (format!("-ERR '{text}'\r\nPONG\r\n"), Ok(()));
+    for (input, text) in [
+        ("SUB foo.. 1\r\n", "Invalid Subject"),
+        ("PUB foo..bar 1\r\na\r\n", "Invalid Publish Subject"),
+        ("PUB foo re..ply 1\r\na\r\n", "Invalid Publish Subject"),
+        ("SUB secret 1\r\n", "Permissions Violation for Subscription to \"secret\""),
+        ("SUB secret q 1\r\n", "Permissions Violation for Subscription to \"secret\" using queue \"q\""),
+    ] {
+        assert_eq!(answer(&format!("{CONNECT}{input}PING\r\n")), open(text), "{input}");
+    }
+}
+
+#[test]
+fn only_requests_without_responders_are_answered_by_the_node() {
+    let mut upstream = Recorder { verdict: Some(Published::Unmatched), ..Recorder::default() };
+    let input = format!("{CONNECT}PUB a 0\r\n\r\nPUB b r 0\r\n\r\n");
+    run(&mut session(), &mut upstream, &[input.as_bytes()]).unwrap();
+    let told: Vec<_> = upstream.log.iter().filter(|line| line.starts_with("nobody")).collect();
+    assert_eq!(told, ["nobody for b"]);
+}
+
+#[test]
+fn a_forbidden_publication_is_answered() {
+    let mut upstream =
+        Recorder { verdict: Some(Published::Refused(Refusal::NoPermission)), ..Recorder::default() };
+    run(&mut session(), &mut upstream, &[CONNECT.as_bytes(), b"PUB $SYS.x 0\r\n\r\n"]).unwrap();
+    assert_eq!(upstream.sent, b"-ERR 'Permissions Violation for Publish to \"$SYS.x\"'\r\n");
+}
+
+#[test]
+fn a_silent_client_is_pinged_and_then_stale() {
+    let (mut session, mut upstream) = (session(), Recorder::default());
+    assert_eq!(session.keep_alive(&mut upstream), KeepAlive::Fine);
+    run(&mut session, &mut upstream, &[b"PONG\r\n"]).unwrap();
+    for _ in 0..3 {
+        assert_eq!(session.keep_alive(&mut upstream), KeepAlive::Fine);
+    }
+    assert_eq!(session.keep_alive(&mut upstream), KeepAlive::Stale);
+    assert_eq!(upstream.sent, b"PING\r\nPING\r\nPING\r\n-ERR 'Stale Connection'\r\n");
+}
+
+/// Operations, good and bad, as a client might string them together.
+fn operation() -> impl Strategy<Value = Vec<u8>> {
+    let text = |text: &'static str| Just(text.as_bytes().to_vec());
+    prop_oneof![
+        text("PING\r\n"),
+        text("CONNECT {\"verbose\":true,\"headers\":true}\r\n"),
+        text(CONNECT),
+        text("SUB a.> q 1\r\n"),
+        text("SUB a..b 2\n"),
+        text("UNSUB 1 3\r\n"),
+        text("HPUB a.b r 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"),
+        text("PUB a.b 3\r\nabcd\r\n"),
+        prop::collection::vec(any::<u8>(), 0..40)
+            .prop_map(|body| { [format!("PUB a.b {}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat() }),
+        prop::collection::vec(any::<u8>(), 1..6),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_split_of_the_input_changes_the_output(
+        operations in prop::collection::vec(operation(), 1..12),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let input = operations.concat();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
+        cuts.extend([0, input.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &input[w[0]..w[1]]).collect();
+
+        let (mut whole, mut split) = (Recorder::default(), Recorder::default());
+        let whole_end = run(&mut session(), &mut whole, &[&input]);
+        let split_end = run(&mut session(), &mut split, &pieces);
+        prop_assert_eq!(whole_end, split_end);
+        prop_assert_eq!(whole.sent, split.sent);
+        prop_assert_eq!(whole.log, split.log);
+    }
+}
