@@ -1,0 +1,148 @@
+//! `[limits]`: the bound of every queue, buffer, table and count, with its default.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::value::duration;
+
+/// `[limits]`. Sizes are in bytes. No limit can be switched off: to lift one, choose a large number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// The longest payload, headers included, on every listener alike. Default 1 MiB, as nats-server.
+    pub max_payload_bytes: usize,
+    /// The longest NATS control line. Default 4,096, as nats-server.
+    pub max_control_line_bytes: usize,
+    /// Client connections of all stream listeners together. Default 65,536, as nats-server.
+    pub max_connections: usize,
+    /// Subscriptions of one session. Default 1,000,000: a gateway in front of many clients has some
+    /// 100,000, and a million of them take about 200 MB.
+    pub max_subscriptions_per_session: usize,
+    /// What may wait for one NATS session before it counts as too slow and is closed. Default 64 MiB, as
+    /// nats-server.
+    pub outbox_bytes: usize,
+    /// Messages that may wait for one SSE, NDJSON, CoAP or embedded subscriber; the oldest goes first.
+    /// Default 65,536: some seconds of what one reader can take in.
+    pub queue_messages: usize,
+    /// Bytes that may wait for one such subscriber. Default 8 MiB: it holds eight of the longest payloads, and
+    /// with messages of about 100 bytes it is reached together with `queue_messages`. A thousand readers that
+    /// all stall hold 8 GiB at most; lower it where that is too much.
+    pub queue_bytes: usize,
+    /// How long a session may take no byte before it is closed. Default 10 s, as nats-server.
+    #[serde(with = "duration")]
+    pub write_deadline: Duration,
+    /// How long a NATS session is silent before it is sent a PING. Default 2 m, as nats-server.
+    #[serde(with = "duration")]
+    pub ping_interval: Duration,
+    /// Unanswered PINGs after which a NATS connection is stale. Default 2, as nats-server.
+    pub max_pings_out: usize,
+    /// How long a new NATS connection may take to send CONNECT. Default 2 s, as nats-server.
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    /// Whether the publishers that fill a subscriber's outbox are slowed above 75 %, at most 10 ms a
+    /// read batch. Default true.
+    pub slow_publishers: bool,
+    /// How long a drain waits for sessions to end. Default 10 s.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+    /// How long an HTTP or CoAP request waits for its reply when it does not say. Default 5 s.
+    #[serde(with = "duration")]
+    pub request_timeout: Duration,
+    /// The longest that an HTTP or CoAP request may ask to wait. Default 5 m.
+    #[serde(with = "duration")]
+    pub max_request_timeout: Duration,
+    /// Subjects of which one session remembers the receivers. Default 4,096.
+    pub match_cache_entries: usize,
+    /// `[limits.http]`.
+    pub http: HttpLimits,
+    /// `[limits.coap]`.
+    pub coap: CoapLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload_bytes: 1 << 20,
+            max_control_line_bytes: 4_096,
+            max_connections: 65_536,
+            max_subscriptions_per_session: 1_000_000,
+            outbox_bytes: 64 << 20,
+            queue_messages: 65_536,
+            queue_bytes: 8 << 20,
+            write_deadline: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(120),
+            max_pings_out: 2,
+            connect_timeout: Duration::from_secs(2),
+            slow_publishers: true,
+            drain_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(5),
+            max_request_timeout: Duration::from_secs(300),
+            match_cache_entries: 4_096,
+            http: HttpLimits::default(),
+            coap: CoapLimits::default(),
+        }
+    }
+}
+
+/// `[limits.http]`. The longest body is `max_payload_bytes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpLimits {
+    /// The header section of one request. Default 16 KiB, as most servers have it.
+    pub max_header_bytes: usize,
+    /// Header lines of one request. Default 100.
+    pub max_headers: usize,
+    /// How long a client may take to send its header section. Default 10 s.
+    #[serde(with = "duration")]
+    pub header_read_timeout: Duration,
+    /// How long a client may take to send its body. Default 30 s.
+    #[serde(with = "duration")]
+    pub body_read_timeout: Duration,
+    /// Requests at once on one HTTP/2 connection. Default 256.
+    pub max_concurrent_streams: usize,
+    /// Filters of one `/sub` request. Default 64.
+    pub max_filters: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_header_bytes: 16 << 10,
+            max_headers: 100,
+            header_read_timeout: Duration::from_secs(10),
+            body_read_timeout: Duration::from_secs(30),
+            max_concurrent_streams: 256,
+            max_filters: 64,
+        }
+    }
+}
+
+/// `[limits.coap]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CoapLimits {
+    /// Exchanges under way: requests that wait for a reply and messages that wait for their acknowledgement.
+    /// Default 65,536.
+    pub max_exchanges: usize,
+    /// Observations of one endpoint. Default 1,024.
+    pub max_observations_per_endpoint: usize,
+    /// Observations of all endpoints together. Default 65,536.
+    pub max_observations: usize,
+    /// What all block-wise transfers under way may hold together. Default 64 MiB.
+    pub block_transfer_bytes: usize,
+    /// Messages that are remembered to recognise duplicates. Default 65,536.
+    pub dedup_entries: usize,
+}
+
+impl Default for CoapLimits {
+    fn default() -> Self {
+        Self {
+            max_exchanges: 65_536,
+            max_observations_per_endpoint: 1_024,
+            max_observations: 65_536,
+            block_transfer_bytes: 64 << 20,
+            dedup_entries: 65_536,
+        }
+    }
+}

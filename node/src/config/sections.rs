@@ -1,0 +1,378 @@
+//! The sections of the configuration other than `[limits]`, with their defaults.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::value::{Address, Secret, duration};
+
+/// An address of this machine only: what every listener has unless it is told otherwise.
+const fn loopback(port: u16) -> Address {
+    Address::On(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+}
+
+/// `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSection {
+    /// What the node is called in logs, in NATS `INFO` and among its peers. Default: the machine's host name.
+    pub name: Option<String>,
+    /// Where the node keeps its identity and, later, its streams. Default `./waymeet-data`.
+    pub data_dir: PathBuf,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self { name: None, data_dir: PathBuf::from("./waymeet-data") }
+    }
+}
+
+/// `[listeners]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listeners {
+    /// `[listeners.nats]`: the NATS client protocol over TCP.
+    pub nats: NatsListener,
+    /// `[listeners.coap]`: CoAP over UDP.
+    pub coap: CoapListener,
+    /// `[listeners.http]`: HTTP, SSE, NATS over WebSocket and the console.
+    pub http: HttpListener,
+    /// `[[listeners.lines]]`: TCP where each line is a message. Default: none.
+    pub lines: Vec<LineListener>,
+    /// `[[listeners.datagrams]]`: UDP where each datagram is a message. Default: none.
+    pub datagrams: Vec<DatagramListener>,
+}
+
+/// `[listeners.nats]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NatsListener {
+    /// Default `127.0.0.1:4222`.
+    pub address: Address,
+    /// `[listeners.nats.tls]`. Default: none.
+    pub tls: Option<Tls>,
+}
+
+impl Default for NatsListener {
+    fn default() -> Self {
+        Self { address: loopback(4222), tls: None }
+    }
+}
+
+/// `[listeners.coap]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CoapListener {
+    /// Default `127.0.0.1:5683`.
+    pub address: Address,
+    /// `[listeners.coap.dtls]`. Default: none.
+    pub dtls: Option<Dtls>,
+}
+
+impl Default for CoapListener {
+    fn default() -> Self {
+        Self { address: loopback(5683), dtls: None }
+    }
+}
+
+/// `[listeners.http]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpListener {
+    /// Default `127.0.0.1:8080`.
+    pub address: Address,
+    /// Origins of web pages that may use this listener from a browser, such as
+    /// `https://dashboard.example`; they also get CORS headers. Default: only the node's own.
+    pub allowed_origins: Vec<String>,
+    /// How often a silent event stream sends a comment, so that proxies do not cut it. Default 15 s.
+    #[serde(with = "duration")]
+    pub keep_alive: Duration,
+    /// `[listeners.http.tls]`. Default: none.
+    pub tls: Option<Tls>,
+}
+
+impl Default for HttpListener {
+    fn default() -> Self {
+        Self {
+            address: loopback(8080),
+            allowed_origins: Vec::new(),
+            keep_alive: Duration::from_secs(15),
+            tls: None,
+        }
+    }
+}
+
+/// What becomes of a line or a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawMode {
+    /// It is published; nothing comes back.
+    Publish,
+    /// It is a request; the reply comes back.
+    Request,
+}
+
+/// `[[listeners.lines]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineListener {
+    /// Where it listens. Required.
+    pub address: Address,
+    /// The subject of every message. Required.
+    pub subject: String,
+    /// Required.
+    pub mode: RawMode,
+}
+
+/// `[[listeners.datagrams]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramListener {
+    /// Where it listens. Required.
+    pub address: Address,
+    /// The subject of every message. Required.
+    pub subject: String,
+    /// Required.
+    pub mode: RawMode,
+}
+
+/// When a connection must be encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Never.
+    Off,
+    /// When the client asks for it.
+    Optional,
+    /// Always.
+    #[default]
+    Required,
+    /// Always, with the handshake before the first byte of the protocol.
+    First,
+}
+
+/// `[listeners.nats.tls]` and `[listeners.http.tls]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// Default `required`.
+    pub mode: TlsMode,
+    /// The certificate chain in PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// The private key in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Authorities whose client certificates are asked for and accepted. Default: none are asked for.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// `[listeners.coap.dtls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dtls {
+    /// Default `127.0.0.1:5684`.
+    pub address: Address,
+    /// The certificate chain in PEM. Default: none, only pre-shared keys.
+    pub certificate_file: Option<PathBuf>,
+    /// The private key in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Authorities whose client certificates are asked for and accepted.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl Default for Dtls {
+    fn default() -> Self {
+        Self { address: loopback(5684), certificate_file: None, key_file: None, client_ca_file: None }
+    }
+}
+
+/// `[mesh]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mesh {
+    /// TCP and QUIC for links from other nodes. Default `off`.
+    pub address: Address,
+    /// libp2p over WebSocket. Default `off`.
+    pub websocket: Address,
+    /// Nodes to link to: `host:port` or a multiaddress. Default: none.
+    pub join: Vec<String>,
+    /// A file that holds the secret that all nodes of the mesh share. Default: none.
+    pub secret_file: Option<PathBuf>,
+    /// Whether nodes of the local network are found and linked to. Default false.
+    pub lan: bool,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            address: Address::Off,
+            websocket: Address::Off,
+            join: Vec::new(),
+            secret_file: None,
+            lan: false,
+        }
+    }
+}
+
+/// `[auth]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    /// Whether clients without credentials are let in from other machines too. Default false.
+    pub anonymous: bool,
+    /// `[[auth.users]]`. Default: none.
+    pub users: Vec<User>,
+}
+
+/// `[[auth.users]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user's name. Required.
+    pub name: String,
+    /// The Argon2id hash of the password.
+    #[serde(default)]
+    pub password_hash: Option<Secret>,
+    /// The Argon2id hash of a bearer token.
+    #[serde(default)]
+    pub token_hash: Option<Secret>,
+    /// The public user key.
+    #[serde(default)]
+    pub nkey: Option<String>,
+    /// The common name or an alternative name of a client certificate.
+    #[serde(default)]
+    pub certificate: Option<String>,
+    /// A file that holds the pre-shared key for DTLS, in hex.
+    #[serde(default)]
+    pub psk_file: Option<PathBuf>,
+    /// What the user may publish. Default: everything.
+    #[serde(default)]
+    pub publish: Permissions,
+    /// What the user may subscribe to. Default: everything.
+    #[serde(default)]
+    pub subscribe: Permissions,
+    /// Whether replies may be published to the reply subject of a message that was received.
+    #[serde(default)]
+    pub allow_responses: Option<AllowResponses>,
+}
+
+/// Filters that are allowed and denied; deny wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Permissions {
+    /// `None` means everything, an empty list nothing.
+    pub allow: Option<Vec<String>>,
+    /// Default: nothing is denied.
+    pub deny: Vec<String>,
+}
+
+/// How many replies a received request allows, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AllowResponses {
+    /// Default 1.
+    pub count: u32,
+    /// Default 1 m.
+    #[serde(with = "duration")]
+    pub expires: Duration,
+}
+
+impl Default for AllowResponses {
+    fn default() -> Self {
+        Self { count: 1, expires: Duration::from_secs(60) }
+    }
+}
+
+/// `[telemetry]`. Metrics are served at `/metrics`; there is nothing to set yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// Default `info`.
+    pub level: LogLevel,
+    /// Default `auto`.
+    pub format: LogFormat,
+}
+
+/// The least urgent event that is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what a person must put right.
+    Error,
+    /// Also what went wrong and was handled.
+    Warn,
+    /// Also what the node does as a whole: start, listeners, drain.
+    #[default]
+    Info,
+    /// Also what single sessions do.
+    Debug,
+    /// Also what happens to single messages.
+    Trace,
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text when standard error is a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Http {
+    /// `[[http.upstream]]`: HTTP services that answer requests without knowing of the node. Default: none.
+    pub upstream: Vec<HttpUpstream>,
+}
+
+/// `[[http.upstream]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpUpstream {
+    /// Requests on subjects that match this filter go to the service; the tokens that its wildcards stand for
+    /// become the path. Required.
+    pub subject: String,
+    /// Where the service is, `http://host:port/path/`. Required.
+    pub url: String,
+    /// How long the service may take to answer. Default 30 s.
+    #[serde(with = "duration", default = "HttpUpstream::default_timeout")]
+    pub timeout: Duration,
+    /// Requests to the service at once; more are answered 503. Default 256.
+    #[serde(default = "HttpUpstream::default_max_in_flight")]
+    pub max_in_flight: usize,
+}
+
+impl HttpUpstream {
+    fn default_timeout() -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn default_max_in_flight() -> usize {
+        256
+    }
+}
+
+/// `[coap]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Coap {
+    /// `[[coap.upstream]]`: CoAP servers that answer requests. Default: none.
+    pub upstream: Vec<CoapUpstream>,
+}
+
+/// `[[coap.upstream]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoapUpstream {
+    /// Requests on subjects that match this filter go to the server. Required.
+    pub subject: String,
+    /// Where the server is, `coap://host:port/path/`. Required.
+    pub url: String,
+}

@@ -1,0 +1,202 @@
+//! What a configuration must obey beyond the types of its values.
+//!
+//! Owns the rules across keys, above all section 9 of the design: nothing is reachable from another
+//! machine by accident.
+
+use std::time::Duration;
+
+use waymeet_core::{Filter, Subject};
+
+use super::problem::Problem;
+use super::value::Address;
+use super::{Config, Limits, Listeners, Mesh, TlsMode};
+
+impl Config {
+    /// Everything that is wrong with the configuration; empty when it can be used. A configuration that
+    /// [`Config::load`] returned has passed this.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        check_name(self, &mut problems);
+        check_reach(self, &mut problems);
+        check_limits(&self.limits, &mut problems);
+        check_texts(self, &mut problems);
+        check_built(self, &mut problems);
+        problems
+    }
+}
+
+fn check_name(config: &Config, problems: &mut Vec<Problem>) {
+    let Some(name) = &config.node.name else { return };
+    if name.is_empty() || name.len() > 128 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let text = "expected 1 to 128 bytes without white space and control characters";
+        problems.push(Problem::of_key("node.name", text));
+    }
+}
+
+/// Design, section 9: without users, other machines are let in only by somebody who says so.
+fn check_reach(config: &Config, problems: &mut Vec<Problem>) {
+    if config.auth.anonymous || !config.auth.users.is_empty() {
+        return;
+    }
+    for (key, address) in client_addresses(&config.listeners) {
+        if !address.is_local() {
+            let text = format!(
+                "{address} can be reached from other machines, and without [auth] anybody there could publish and \
+                 subscribe; to allow exactly that, set auth.anonymous = true (--anonymous), to stay on this \
+                 machine, listen on 127.0.0.1"
+            );
+            problems.push(Problem::of_key(key, text));
+        }
+    }
+}
+
+fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
+    let mut addresses = vec![
+        ("listeners.nats.address".to_owned(), listeners.nats.address),
+        ("listeners.coap.address".to_owned(), listeners.coap.address),
+        ("listeners.http.address".to_owned(), listeners.http.address),
+    ];
+    if let Some(dtls) = &listeners.coap.dtls {
+        addresses.push(("listeners.coap.dtls.address".to_owned(), dtls.address));
+    }
+    for (index, lines) in listeners.lines.iter().enumerate() {
+        addresses.push((format!("listeners.lines[{index}].address"), lines.address));
+    }
+    for (index, datagrams) in listeners.datagrams.iter().enumerate() {
+        addresses.push((format!("listeners.datagrams[{index}].address"), datagrams.address));
+    }
+    addresses
+}
+
+fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
+    let numbers = [
+        ("max_payload_bytes", limits.max_payload_bytes),
+        ("max_control_line_bytes", limits.max_control_line_bytes),
+        ("max_connections", limits.max_connections),
+        ("max_subscriptions_per_session", limits.max_subscriptions_per_session),
+        ("outbox_bytes", limits.outbox_bytes),
+        ("queue_messages", limits.queue_messages),
+        ("queue_bytes", limits.queue_bytes),
+        ("max_pings_out", limits.max_pings_out),
+        ("match_cache_entries", limits.match_cache_entries),
+        ("http.max_header_bytes", limits.http.max_header_bytes),
+        ("http.max_headers", limits.http.max_headers),
+        ("http.max_concurrent_streams", limits.http.max_concurrent_streams),
+        ("http.max_filters", limits.http.max_filters),
+        ("coap.max_exchanges", limits.coap.max_exchanges),
+        ("coap.max_observations_per_endpoint", limits.coap.max_observations_per_endpoint),
+        ("coap.max_observations", limits.coap.max_observations),
+        ("coap.block_transfer_bytes", limits.coap.block_transfer_bytes),
+        ("coap.dedup_entries", limits.coap.dedup_entries),
+    ];
+    let durations = [
+        ("write_deadline", limits.write_deadline),
+        ("ping_interval", limits.ping_interval),
+        ("connect_timeout", limits.connect_timeout),
+        ("request_timeout", limits.request_timeout),
+        ("max_request_timeout", limits.max_request_timeout),
+        ("http.header_read_timeout", limits.http.header_read_timeout),
+        ("http.body_read_timeout", limits.http.body_read_timeout),
+    ];
+    let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);
+    let zero_durations =
+        durations.into_iter().filter(|(_, time)| *time == Duration::ZERO).map(|(key, _)| key);
+    for key in zero_numbers.chain(zero_durations) {
+        let text = "0 would let nothing through, and no limit can be switched off; to lift one, choose a large value";
+        problems.push(Problem::of_key(format!("limits.{key}"), text));
+    }
+    for (key, bytes) in [("outbox_bytes", limits.outbox_bytes), ("queue_bytes", limits.queue_bytes)] {
+        if bytes < limits.max_payload_bytes {
+            let text = format!(
+                "{bytes} is less than limits.max_payload_bytes, {}: the longest message could never be delivered",
+                limits.max_payload_bytes
+            );
+            problems.push(Problem::of_key(format!("limits.{key}"), text));
+        }
+    }
+    if limits.request_timeout > limits.max_request_timeout {
+        let text = "is longer than limits.max_request_timeout";
+        problems.push(Problem::of_key("limits.request_timeout", text));
+    }
+}
+
+/// Subjects, filters, URLs and origins: texts with a grammar of their own.
+fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
+    let mut check = |key: String, error: Option<String>| {
+        problems.extend(error.map(|text| Problem::of_key(key, text)));
+    };
+    let filter = |text: &str| Filter::new(text).err().map(|error| error.to_string());
+    let subject = |text: &str| Subject::new(text).err().map(|error| error.to_string());
+    for (index, upstream) in config.http.upstream.iter().enumerate() {
+        check(format!("http.upstream[{index}].subject"), filter(&upstream.subject));
+        check(format!("http.upstream[{index}].url"), url_error(&upstream.url, &["http", "https"]));
+    }
+    for (index, upstream) in config.coap.upstream.iter().enumerate() {
+        check(format!("coap.upstream[{index}].subject"), filter(&upstream.subject));
+        check(format!("coap.upstream[{index}].url"), url_error(&upstream.url, &["coap"]));
+    }
+    for (index, lines) in config.listeners.lines.iter().enumerate() {
+        check(format!("listeners.lines[{index}].subject"), subject(&lines.subject));
+    }
+    for (index, datagrams) in config.listeners.datagrams.iter().enumerate() {
+        check(format!("listeners.datagrams[{index}].subject"), subject(&datagrams.subject));
+    }
+    for (index, origin) in config.listeners.http.allowed_origins.iter().enumerate() {
+        check(format!("listeners.http.allowed_origins[{index}]"), origin_error(origin));
+    }
+    for (index, user) in config.auth.users.iter().enumerate() {
+        for (verb, permissions) in [("publish", &user.publish), ("subscribe", &user.subscribe)] {
+            for (list, filters) in
+                [("allow", permissions.allow.as_deref().unwrap_or_default()), ("deny", &permissions.deny)]
+            {
+                for (at, text) in filters.iter().enumerate() {
+                    check(format!("auth.users[{index}].{verb}.{list}[{at}]"), filter(text));
+                }
+            }
+        }
+    }
+}
+
+fn url_error(url: &str, schemes: &[&str]) -> Option<String> {
+    let host = url.split_once("://").filter(|(scheme, _)| schemes.contains(scheme));
+    let host = host.and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    if host.is_some_and(|host| !host.is_empty())
+        && !url.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        return None;
+    }
+    Some(format!("expected a URL such as {}://127.0.0.1:5000/path/", schemes[0]))
+}
+
+/// RFC 6454, section 6.2: scheme, host and port, and nothing behind them.
+fn origin_error(origin: &str) -> Option<String> {
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])) {
+        return None;
+    }
+    Some("expected an origin such as https://dashboard.example, without a path".to_owned())
+}
+
+/// What can be written down already and is not built yet. Silence would be worse than an error: somebody
+/// would believe that a listener is encrypted.
+fn check_built(config: &Config, problems: &mut Vec<Problem>) {
+    let listeners = &config.listeners;
+    let tls = |tls: &Option<super::Tls>| tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Off);
+    let unbuilt = [
+        ("mesh", config.mesh != Mesh::default()),
+        ("auth.users", !config.auth.users.is_empty()),
+        ("listeners.nats.tls", tls(&listeners.nats.tls)),
+        ("listeners.http.tls", tls(&listeners.http.tls)),
+        ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
+        ("listeners.lines", !listeners.lines.is_empty()),
+        ("listeners.datagrams", !listeners.datagrams.is_empty()),
+        ("coap.upstream", !config.coap.upstream.is_empty()),
+    ];
+    for (key, used) in unbuilt {
+        if used {
+            let text = format!("[{key}] is not built yet in version {}", env!("CARGO_PKG_VERSION"));
+            problems.push(Problem::of_key(key, text));
+        }
+    }
+}
