@@ -1,3 +1,27 @@
 //! Waymeet's node: listeners around the core, and the program's configuration.
+//!
+//! Owns everything that does I/O. What can be decided from bytes and state alone is in `waymeet-core`.
 
+#![forbid(unsafe_code)]
+
+mod buffers;
 pub mod config;
+mod delivery;
+mod exchange;
+mod handle;
+pub mod listener;
+mod metrics;
+mod node;
+mod outbox;
+mod publisher;
+mod shared;
+mod subscription;
+mod worker;
+
+pub use delivery::Delivery;
+pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};
+pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
+pub use node::{Node, NodeBuilder, StartError};
+pub use outbox::{Item, MailboxLimits};
+pub use shared::NodeInfo;
+pub use worker::{Worker, Workers};

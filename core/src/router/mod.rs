@@ -42,6 +42,15 @@ pub struct Router<T, S = RandomState> {
     subscriptions: Arena<Entry<T>>,
 }
 
+impl<T, S> std::fmt::Debug for Router<T, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router")
+            .field("subscriptions", &self.subscriptions.len())
+            .field("nodes", &self.nodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
 const ROOT: u32 = 0;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

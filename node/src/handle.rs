@@ -1,0 +1,338 @@
+//! The node's handle: publish, request and subscribe in process.
+//!
+//! Owns the one interface that listeners and programs that embed the node use. It must not know which
+//! listeners there are.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use waymeet_core::{Filter, Message};
+
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::metrics::{DropReason, Listener, Metrics};
+use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox};
+use crate::publisher::{Origin, Verdict};
+use crate::shared::{NodeInfo, Phase, Shared};
+use crate::subscription::Subscription;
+
+/// A cheap, shareable way to a running node.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What became of a publication (design, section 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// Unique among all receipts.
+    pub id: String,
+    /// The subject that was published to.
+    pub subject: String,
+    /// Local outboxes that took the message.
+    pub delivered: u64,
+    /// Peers that it was sent toward.
+    pub forwarded: u64,
+    /// Local outboxes that refused it.
+    pub dropped: u64,
+}
+
+/// Why a message was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The publisher is at fault: permissions forbid the subject.
+    #[error("publishing to this subject is not permitted")]
+    NoPermission,
+    /// The publisher is at fault: headers and payload are larger than the limit.
+    #[error("the message is larger than the limit of {limit} bytes")]
+    PayloadTooLarge {
+        /// `limits.max_payload_bytes`.
+        limit: usize,
+    },
+    /// The node is going away.
+    #[error("the node is draining")]
+    Draining,
+}
+
+/// Why a request has no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody subscribes to the subject; known at once.
+    #[error("no responders")]
+    NoResponders,
+    /// Nobody answered in time.
+    #[error("no reply within the time-out")]
+    Timeout,
+    /// The node is at fault: too many requests wait already.
+    #[error("too many requests are waiting for a reply")]
+    Overloaded,
+    /// The request was not accepted.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Why a subscription was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The subscriber is at fault: permissions forbid the filter.
+    #[error("subscribing to this filter is not permitted")]
+    NoPermission,
+    /// The subscriber has as many subscriptions as it may have.
+    #[error("more than {limit} subscriptions")]
+    TooMany {
+        /// `limits.max_subscriptions_per_session`.
+        limit: usize,
+    },
+    /// The node is going away.
+    #[error("the node is draining")]
+    Draining,
+}
+
+impl NodeHandle {
+    /// Routes one message now. Never blocks: subscribers that cannot take it lose it, and the receipt
+    /// says how many.
+    ///
+    /// # Errors
+    /// When the message is not accepted; it is counted as rejected.
+    pub fn publish(&self, from: Listener, message: &Message<'_>) -> Result<Receipt, PublishError> {
+        let (verdict, outcome) = self.route(from, message, false);
+        self.check(verdict)?;
+        Ok(Receipt {
+            id: self.shared.next_receipt(),
+            subject: message.subject.as_str().to_owned(),
+            delivered: outcome.delivered,
+            forwarded: 0,
+            dropped: outcome.dropped,
+        })
+    }
+
+    /// Sends a request and waits for its first reply. The node supplies the reply subject; one in
+    /// `message` is not used. Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// [`RequestError::NoResponders`] at once when nobody could answer.
+    pub async fn request(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+        timeout: Duration,
+    ) -> Result<Arc<Delivery>, RequestError> {
+        let slot = self.shared.replies.wait(from).map_err(|_| {
+            self.shared.metrics.rejected(from, DropReason::Overloaded);
+            RequestError::Overloaded
+        })?;
+        let request = Message { reply: Some(slot.subject()), ..*message };
+        let (verdict, outcome) = self.route(from, &request, false);
+        self.check(verdict)?;
+        if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
+            return Err(RequestError::NoResponders);
+        }
+        let _in_flight = InFlight::new(&self.shared);
+        let delivery = tokio::time::timeout(timeout, slot).await.map_err(|_| RequestError::Timeout)?;
+        // A responder in between, such as a node beyond a link, says by this status that there is none.
+        let message = delivery.message();
+        if message.payload.is_empty() && message.headers.status() == Some(503) {
+            return Err(RequestError::NoResponders);
+        }
+        Ok(delivery)
+    }
+
+    /// A bounded queue that subscriptions deliver into. Dropping it ends them.
+    #[must_use]
+    pub fn mailbox(&self, listener: Listener, limits: MailboxLimits) -> Mailbox {
+        let session = self.shared.next_session();
+        let queue = MailboxQueue::new(session, listener, limits, self.shared.metrics.clone());
+        let queue = Arc::new(queue);
+        self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
+        Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }
+    }
+
+    /// The limits of a mailbox as the configuration sets them.
+    #[must_use]
+    pub fn mailbox_limits(&self) -> MailboxLimits {
+        let limits = &self.shared.config.limits;
+        MailboxLimits { messages: limits.queue_messages, bytes: limits.queue_bytes }
+    }
+
+    /// The node's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// The effective configuration.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config.clone()
+    }
+
+    /// Who the node is.
+    #[must_use]
+    pub fn info(&self) -> &NodeInfo {
+        &self.shared.info
+    }
+
+    /// The addresses that the listeners are bound to.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Listener, std::net::SocketAddr)> {
+        self.shared.addresses.lock().clone()
+    }
+
+    /// Whether the node serves: all listeners are bound, and it does not drain.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.shared.phase.borrow() == Phase::Serving
+    }
+
+    /// Completes when the node begins to drain: listeners take no new sessions from then on, and those
+    /// that only listen end theirs.
+    pub async fn draining(&self) {
+        self.reached(Phase::Draining).await;
+    }
+
+    /// Completes when the node stops: sessions end now.
+    pub async fn stopped(&self) {
+        self.reached(Phase::Stopped).await;
+    }
+
+    async fn reached(&self, phase: Phase) {
+        let mut phases = self.shared.phase.subscribe();
+        // An error says that the node is gone altogether.
+        let _ = phases.wait_for(|now| *now >= phase).await;
+    }
+
+    pub(crate) fn route(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+        trusted: bool,
+    ) -> (Verdict, crate::publisher::Outcome) {
+        let origin = Origin { listener: from, session: 0, trusted };
+        self.shared.batch(from, |publisher| publisher.publish(origin, message))
+    }
+
+    fn check(&self, verdict: Verdict) -> Result<(), PublishError> {
+        match verdict {
+            Verdict::Matched | Verdict::Unmatched => Ok(()),
+            Verdict::Refused(DropReason::PayloadTooLarge) => {
+                Err(PublishError::PayloadTooLarge { limit: self.shared.config.limits.max_payload_bytes })
+            }
+            Verdict::Refused(DropReason::Draining) => Err(PublishError::Draining),
+            Verdict::Refused(_) => Err(PublishError::NoPermission),
+        }
+    }
+}
+
+/// Counts a request while it waits, so that a drain can wait for it.
+struct InFlight<'a>(&'a Shared);
+
+impl<'a> InFlight<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Names one subscription of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubscriptionId(u64);
+
+/// A bounded queue of messages and the subscriptions that fill it.
+#[derive(Debug)]
+pub struct Mailbox {
+    handle: NodeHandle,
+    queue: Arc<MailboxQueue>,
+    subscriptions: Mutex<Subscriptions>,
+}
+
+#[derive(Debug, Default)]
+struct Subscriptions {
+    last: u64,
+    by_id: std::collections::HashMap<u64, Arc<Subscription>>,
+}
+
+impl Mailbox {
+    /// Subscribes; active when it returns. `tag` comes back with each message. Filters with the same tag
+    /// that match one message deliver it once.
+    ///
+    /// # Errors
+    /// When the filter is not permitted, the mailbox has too many or the node drains.
+    pub fn subscribe(
+        &self,
+        filter: Filter<'_>,
+        queue: Option<&str>,
+        tag: u64,
+    ) -> Result<SubscriptionId, SubscribeError> {
+        let shared = &self.handle.shared;
+        if *shared.phase.borrow() >= Phase::Draining {
+            return Err(SubscribeError::Draining);
+        }
+        let limit = shared.config.limits.max_subscriptions_per_session;
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.by_id.len() >= limit {
+            return Err(SubscribeError::TooMany { limit });
+        }
+        let outbox = Outbox::Mailbox(self.queue.clone());
+        let subscription = Arc::new(Subscription::new(filter.into(), queue, outbox).with_tag(tag));
+        subscriptions.last += 1;
+        let id = subscriptions.last;
+        subscriptions.by_id.insert(id, subscription.clone());
+        drop(subscriptions);
+        shared.exchange.subscribe(&subscription);
+        Ok(SubscriptionId(id))
+    }
+
+    /// Ends one subscription; what it queued can still be read.
+    pub fn unsubscribe(&self, id: SubscriptionId) {
+        let subscription = self.subscriptions.lock().by_id.remove(&id.0);
+        if let Some(subscription) = subscription {
+            self.handle.shared.exchange.unsubscribe(&subscription);
+        }
+    }
+
+    /// The next item; `None` once the node drains and everything queued was read.
+    pub async fn recv(&mut self) -> Option<Item> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The next item if there is one now.
+    pub fn try_recv(&mut self) -> Option<Item> {
+        self.queue.try_recv()
+    }
+
+    /// The next item, for hand-written futures.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.queue.poll_recv(cx)
+    }
+
+    /// Takes no more messages; what waits can still be read, then comes `None`.
+    pub fn close(&self) {
+        self.end_subscriptions();
+        self.queue.close();
+    }
+
+    fn end_subscriptions(&self) {
+        let subscriptions = std::mem::take(&mut self.subscriptions.lock().by_id);
+        for subscription in subscriptions.values() {
+            self.handle.shared.exchange.unsubscribe(subscription);
+        }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.end_subscriptions();
+        self.queue.discard();
+        self.handle.shared.mailboxes.lock().remove(&self.queue.session());
+    }
+}

@@ -1,0 +1,261 @@
+//! A NATS conversation in the node: core's session, its subscriptions and its outbox.
+//!
+//! Owns what the session asks of the node. It must not read or write sockets; the drivers do.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use waymeet_core::nats::encode::{self, Info};
+use waymeet_core::nats::{
+    Closed, ConnectOptions, KeepAlive, Limits, Progress, Published, Refusal, Session, Upstream,
+};
+use waymeet_core::{Filter, Headers, Message};
+
+use crate::handle::NodeHandle;
+use crate::metrics::{DropReason, Listener, SessionGuard};
+use crate::outbox::{Outbox, WireOutbox};
+use crate::publisher::{Origin, Publisher, Verdict};
+use crate::shared::WireSession;
+use crate::subscription::Subscription;
+
+/// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
+const PROTOCOL_VERSION: &str = "2.15.1";
+/// How often a publisher that is slowed looks whether its subscriber has caught up.
+const SLOW_STEP: Duration = Duration::from_millis(1);
+/// How often it looks at most, for one read batch.
+const SLOW_STEPS: u32 = 10;
+
+pub(super) struct Conversation {
+    session: Session,
+    client: Client,
+    _counted: SessionGuard,
+}
+
+/// The node's side of a client.
+struct Client {
+    node: NodeHandle,
+    outbox: Arc<WireOutbox>,
+    origin: Origin,
+    subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
+    /// When the table is this long, subscriptions that have ended by themselves are swept out.
+    sweep_at: usize,
+}
+
+/// A batch of one client's operations.
+struct Batch<'a> {
+    client: &'a mut Client,
+    publisher: &'a mut Publisher,
+}
+
+impl Conversation {
+    /// Registers a session and queues its INFO.
+    pub(super) fn begin(node: &NodeHandle, listener: Listener, peer: SocketAddr, local: SocketAddr) -> Self {
+        let shared = &node.shared;
+        let limits = &shared.config.limits;
+        let session = shared.next_session();
+        let outbox = Arc::new(WireOutbox::new(
+            session,
+            listener,
+            encode::message,
+            encode::count_messages,
+            limits.outbox_bytes,
+            shared.metrics.clone(),
+        ));
+        outbox.send(&info_line(node, session, peer, local, false));
+        shared.wire_sessions.lock().insert(session, WireSession { outbox: outbox.clone(), peer, local });
+        let parser_limits = Limits {
+            max_control_line_bytes: limits.max_control_line_bytes,
+            max_payload_bytes: limits.max_payload_bytes,
+        };
+        let max_pings_out = u32::try_from(limits.max_pings_out).unwrap_or(u32::MAX);
+        let origin = Origin { listener, session, trusted: false };
+        let client =
+            Client { node: node.clone(), outbox, origin, subscriptions: HashMap::new(), sweep_at: 16 };
+        let counted = shared.metrics.session(listener);
+        tracing::debug!(session, %peer, listener = listener.as_str(), "session begins");
+        Self { session: Session::new(parser_limits, max_pings_out), client, _counted: counted }
+    }
+
+    pub(super) fn outbox(&self) -> &Arc<WireOutbox> {
+        &self.client.outbox
+    }
+
+    /// Carries out what the bytes hold, as one batch. In the second place stands a subscriber that the
+    /// client should be slowed for.
+    pub(super) fn receive(&mut self, input: &[u8]) -> (Result<Progress, Closed>, Option<Arc<WireOutbox>>) {
+        let began = Instant::now();
+        let Self { session, client, .. } = self;
+        let shared = client.node.shared.clone();
+        let (result, outcome) = shared.batch(client.origin.listener, |publisher| {
+            let result = session.receive(input, &mut Batch { client, publisher });
+            publisher.routed(began.elapsed());
+            result
+        });
+        let pressed = outcome.pressed.filter(|_| shared.config.limits.slow_publishers);
+        (result, pressed)
+    }
+
+    /// To be called once in every ping interval.
+    pub(super) fn keep_alive(&mut self) -> KeepAlive {
+        let Self { session, client, .. } = self;
+        let shared = client.node.shared.clone();
+        let listener = client.origin.listener;
+        shared.batch(listener, |publisher| session.keep_alive(&mut Batch { client, publisher })).0
+    }
+
+    /// Ends the conversation: its subscriptions go, and what was not written is counted under `reason`.
+    pub(super) fn end(&mut self, reason: DropReason, why: &dyn std::fmt::Display) {
+        let shared = &self.client.node.shared;
+        for (_, subscription) in self.client.subscriptions.drain() {
+            shared.exchange.unsubscribe(&subscription);
+        }
+        self.client.outbox.flush();
+        self.client.outbox.close(reason);
+        let session = self.client.origin.session;
+        shared.wire_sessions.lock().remove(&session);
+        tracing::debug!(session, %why, "session ends");
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // A task that is dropped with its runtime leaves nothing behind either.
+        if self.client.node.shared.wire_sessions.lock().contains_key(&self.client.origin.session) {
+            self.end(DropReason::SubscriberGone, &"the node stopped");
+        }
+    }
+}
+
+/// Waits while a subscriber's outbox is nearly full and it still takes bytes; 10 ms at most.
+pub(super) async fn slow_down(subscriber: &WireOutbox) {
+    for _ in 0..SLOW_STEPS {
+        tokio::time::sleep(SLOW_STEP).await;
+        if !subscriber.is_pressed() {
+            break;
+        }
+    }
+}
+
+/// The INFO line for one session; `ldm` says that the node is going away.
+pub(crate) fn info_line(
+    node: &NodeHandle,
+    session: u64,
+    peer: SocketAddr,
+    local: SocketAddr,
+    ldm: bool,
+) -> Vec<u8> {
+    let info = node.info();
+    let mut line = Vec::with_capacity(384);
+    encode::info(
+        &mut line,
+        &Info {
+            server_id: &info.id,
+            server_name: &info.name,
+            version: PROTOCOL_VERSION,
+            proto: 1,
+            host: &local.ip().to_string(),
+            port: local.port(),
+            headers: true,
+            max_payload: node.shared.config.limits.max_payload_bytes,
+            client_id: session,
+            client_ip: &peer.ip().to_canonical().to_string(),
+            connect_urls: &[],
+            ldm,
+        },
+    );
+    line
+}
+
+impl Upstream for Batch<'_> {
+    #[inline]
+    fn publish(&mut self, message: &Message<'_>) -> Published {
+        match self.publisher.publish(self.client.origin, message) {
+            Verdict::Matched => Published::Matched,
+            Verdict::Unmatched => Published::Unmatched,
+            Verdict::Refused(DropReason::NoPermission) => Published::Refused(Refusal::NoPermission),
+            Verdict::Refused(DropReason::PayloadTooLarge) => Published::Refused(Refusal::PayloadTooLarge),
+            Verdict::Refused(_) => Published::Refused(Refusal::Draining),
+        }
+    }
+
+    fn no_responders(&mut self, request: &Message<'_>) {
+        let Some(reply) = request.reply else { return };
+        let block = encode::no_responders_headers(request.subject.as_str());
+        let answer =
+            Message { subject: reply, reply: None, headers: Headers::from_block(&block), payload: &[] };
+        // From the node, not from the client: a client that does not want its own messages wants this one.
+        let origin = Origin { session: 0, trusted: true, ..self.client.origin };
+        self.publisher.publish(origin, &answer);
+    }
+
+    fn rejected(&mut self, why: Refusal) {
+        let reason = match why {
+            Refusal::NoPermission => DropReason::NoPermission,
+            Refusal::Invalid => DropReason::Invalid,
+            Refusal::PayloadTooLarge => DropReason::PayloadTooLarge,
+            Refusal::TooManySubscriptions => DropReason::Overloaded,
+            Refusal::Draining => DropReason::Draining,
+        };
+        self.client.node.metrics().rejected(self.client.origin.listener, reason);
+    }
+
+    fn subscribe(&mut self, sid: &[u8], filter: Filter<'_>, queue: Option<&str>) -> Result<(), Refusal> {
+        let client = &mut *self.client;
+        if let Some(known) = client.subscriptions.get(sid) {
+            if known.is_active() {
+                return Ok(());
+            }
+            client.subscriptions.remove(sid);
+        }
+        client.sweep();
+        if client.subscriptions.len() >= client.node.shared.config.limits.max_subscriptions_per_session {
+            return Err(Refusal::TooManySubscriptions);
+        }
+        let outbox = Outbox::Wire(client.outbox.clone());
+        let subscription = Arc::new(Subscription::new(filter.into(), queue, outbox).with_sid(sid));
+        client.node.shared.exchange.subscribe(&subscription);
+        client.subscriptions.insert(sid.into(), subscription);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>) {
+        let client = &mut *self.client;
+        let Some(subscription) = client.subscriptions.get(sid) else { return };
+        let exchange = &client.node.shared.exchange;
+        match max {
+            Some(max) if !subscription.limit(max) => exchange.refresh(subscription),
+            _ => {
+                exchange.unsubscribe(subscription);
+                client.subscriptions.remove(sid);
+            }
+        }
+    }
+
+    fn connected(&mut self, options: &ConnectOptions) {
+        let client = &mut *self.client;
+        if client.outbox.set_options(options.headers, options.echo) {
+            for subscription in client.subscriptions.values() {
+                client.node.shared.exchange.refresh(subscription);
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        if self.client.outbox.send(bytes) {
+            self.publisher.touch(&self.client.outbox);
+        }
+    }
+}
+
+impl Client {
+    /// Forgets subscriptions that ended because they had received enough. The table is gone through only
+    /// when it has doubled, so that this costs little however many there are.
+    fn sweep(&mut self) {
+        if self.subscriptions.len() >= self.sweep_at {
+            self.subscriptions.retain(|_, subscription| subscription.is_active());
+            self.sweep_at = (self.subscriptions.len() * 2).max(16);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a NATS connection reads.
+//!
+//! Owns where the next read goes: into the thread's read buffer behind what was left over or, for an
+//! operation larger than that buffer, straight to where it stays. It must not parse; it hands whole
+//! pieces to the conversation.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BufMut as _;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::io::poll_read_buf;
+use waymeet_core::nats::Closed;
+
+use super::conversation::Conversation;
+use crate::buffers;
+use crate::metrics::DropReason;
+use crate::outbox::WireOutbox;
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("the client left")]
+    Left,
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("{0}")]
+    Session(#[from] Closed),
+    #[error("the client took nothing for the write deadline")]
+    WriteDeadline,
+    #[error("the session was closed: {}", .0.as_str())]
+    Closed(DropReason),
+}
+
+impl End {
+    /// The reason under which is counted what was not written.
+    pub(super) fn reason(&self) -> DropReason {
+        match self {
+            Self::WriteDeadline => DropReason::SlowSubscriber,
+            Self::Closed(reason) => *reason,
+            Self::Left | Self::Broken(_) | Self::Session(_) => DropReason::SubscriberGone,
+        }
+    }
+}
+
+/// The reading half of a connection. Owns memory only while an operation is incomplete.
+#[derive(Default)]
+pub(super) struct Inbound {
+    /// What was read and is not a whole operation yet.
+    left_over: Vec<u8>,
+    /// How long the next operation is at least.
+    needed: usize,
+}
+
+/// A subscriber that the client should be slowed for, if any.
+pub(super) type Pressed = Option<Arc<WireOutbox>>;
+
+impl Inbound {
+    /// Reads once and carries out every whole operation that is there then.
+    pub(super) fn poll_batch<R: AsyncRead>(
+        &mut self,
+        reader: Pin<&mut R>,
+        cx: &mut Context<'_>,
+        conversation: &mut Conversation,
+    ) -> Poll<Result<Pressed, End>> {
+        if self.needed > buffers::READ_BYTES {
+            return self.poll_large(reader, cx, conversation);
+        }
+        buffers::with_read_buffer(|buffer| {
+            // What was left over goes first, so that the parser sees one piece. It is shorter than the
+            // buffer, because it is shorter than what is needed.
+            let kept = self.left_over.len();
+            let mut space = ReadBuf::new(&mut buffer[kept..]);
+            ready!(reader.poll_read(cx, &mut space))?;
+            let read = space.filled().len();
+            if read == 0 {
+                return Poll::Ready(Err(End::Left));
+            }
+            buffer[..kept].copy_from_slice(&self.left_over);
+            Poll::Ready(self.carry_out(&buffer[..kept + read], conversation))
+        })
+    }
+
+    fn poll_large<R: AsyncRead>(
+        &mut self,
+        mut reader: Pin<&mut R>,
+        cx: &mut Context<'_>,
+        conversation: &mut Conversation,
+    ) -> Poll<Result<Pressed, End>> {
+        while self.left_over.len() < self.needed {
+            let missing = self.needed - self.left_over.len();
+            self.left_over.reserve_exact(missing);
+            let mut space = (&mut self.left_over).limit(missing);
+            if ready!(poll_read_buf(reader.as_mut(), cx, &mut space))? == 0 {
+                return Poll::Ready(Err(End::Left));
+            }
+        }
+        let input = std::mem::take(&mut self.left_over);
+        Poll::Ready(self.carry_out(&input, conversation))
+    }
+
+    fn carry_out(&mut self, input: &[u8], conversation: &mut Conversation) -> Result<Pressed, End> {
+        let (result, pressed) = conversation.receive(input);
+        let progress = result?;
+        self.needed = progress.needed;
+        self.keep(&input[progress.consumed..]);
+        Ok(pressed)
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        if self.left_over.capacity() == 0 {
+            if rest.is_empty() {
+                return;
+            }
+            self.left_over = buffers::take();
+        }
+        self.left_over.clear();
+        if rest.is_empty() {
+            buffers::give_back(std::mem::take(&mut self.left_over));
+        } else {
+            self.left_over.extend_from_slice(rest);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The driver of a NATS conversation over any byte stream.
+//!
+//! Owns reading and writing a stream that only its own task may touch, such as NATS in WebSocket frames.
+//! Over plain TCP the driver in `socket.rs` does the same with fewer copies.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, Sleep, sleep_until};
+use waymeet_core::nats::{Closed, KeepAlive};
+
+use super::conversation::{Conversation, slow_down};
+use super::inbound::{End, Inbound, Pressed};
+use crate::buffers;
+use crate::handle::NodeHandle;
+use crate::metrics::Listener;
+use crate::outbox::Signal;
+
+/// Runs one conversation to its end. `peer` and `local` stand in the session's INFO.
+pub async fn serve_stream<S>(stream: S, node: NodeHandle, kind: Listener, peer: SocketAddr, local: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = &node.shared.config.limits;
+    let mut connection = Connection {
+        conversation: Conversation::begin(&node, kind, peer, local),
+        stream,
+        inbound: Inbound::default(),
+        outbound: Outbound { write_deadline: limits.write_deadline, ..Outbound::default() },
+        ping_interval: limits.ping_interval,
+    };
+    let end = connection.run().await;
+    connection.finish(&end).await;
+    connection.conversation.end(end.reason(), &end);
+}
+
+struct Connection<S> {
+    conversation: Conversation,
+    stream: S,
+    inbound: Inbound,
+    outbound: Outbound,
+    ping_interval: Duration,
+}
+
+/// What is being written.
+#[derive(Default)]
+struct Outbound {
+    block: Vec<u8>,
+    written: usize,
+    messages: u64,
+    /// Bytes were accepted by the stream and must be flushed through it.
+    unflushed: bool,
+    /// Since when the stream takes nothing.
+    stuck_since: Option<Instant>,
+    write_deadline: Duration,
+}
+
+enum Event {
+    Batch(Pressed),
+    Timer,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn run(&mut self) -> End {
+        let mut ping_at = Instant::now() + self.ping_interval;
+        let mut timer = pin!(sleep_until(ping_at));
+        loop {
+            match poll_fn(|cx| self.poll_event(cx, timer.as_mut(), ping_at)).await {
+                Ok(Event::Batch(None)) => {}
+                Ok(Event::Batch(Some(pressed))) => slow_down(&pressed).await,
+                Ok(Event::Timer) => {
+                    if self.outbound.is_stuck() {
+                        return End::WriteDeadline;
+                    }
+                    if ping_at <= Instant::now() {
+                        if self.conversation.keep_alive() == KeepAlive::Stale {
+                            return Closed::Stale.into();
+                        }
+                        ping_at = Instant::now() + self.ping_interval;
+                    }
+                    timer.as_mut().reset(ping_at);
+                }
+                Err(end) => return end,
+            }
+        }
+    }
+
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        ping_at: Instant,
+    ) -> Poll<Result<Event, End>> {
+        let Self { conversation, stream, inbound, outbound, .. } = self;
+        if let Poll::Ready(end) = outbound.poll_write(Pin::new(stream), cx, conversation) {
+            return Poll::Ready(Err(end));
+        }
+        if let Some(since) = outbound.stuck_since {
+            timer.as_mut().reset(ping_at.min(since + outbound.write_deadline));
+        }
+        if timer.poll(cx).is_ready() {
+            return Poll::Ready(Ok(Event::Timer));
+        }
+        inbound.poll_batch(Pin::new(stream), cx, conversation).map_ok(Event::Batch)
+    }
+
+    /// Writes the session's last words, as far as the stream takes them at once or within the deadline.
+    async fn finish(&mut self, end: &End) {
+        let Self { conversation, stream, outbound, .. } = self;
+        if matches!(end, End::Session(_)) {
+            let last_words = async {
+                let rest = &outbound.block[outbound.written..];
+                stream.write_all(rest).await?;
+                outbound.written = outbound.block.len();
+                let mut block = Vec::new();
+                while let Some(messages) = conversation.outbox().take(&mut block) {
+                    stream.write_all(&block).await?;
+                    conversation.outbox().written(&block, block.len(), messages);
+                    block.clear();
+                }
+                stream.shutdown().await
+            };
+            // A client that does not take them is not waited for.
+            let _ = tokio::time::timeout(outbound.write_deadline, last_words).await;
+        }
+        if !outbound.block.is_empty() {
+            conversation.outbox().written(&outbound.block, outbound.written, outbound.messages);
+        }
+    }
+}
+
+impl Outbound {
+    /// Writes as much as the stream takes. Ready only when the connection must end.
+    fn poll_write<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        cx: &mut Context<'_>,
+        conversation: &Conversation,
+    ) -> Poll<End> {
+        loop {
+            if let Poll::Ready(Signal::Closed(reason)) = conversation.outbox().poll_signal(cx) {
+                return Poll::Ready(End::Closed(reason));
+            }
+            if self.written == self.block.len() {
+                if !self.block.is_empty() {
+                    conversation.outbox().written(&self.block, self.written, self.messages);
+                    buffers::give_back(std::mem::take(&mut self.block));
+                    self.written = 0;
+                }
+                let mut block = buffers::take();
+                match conversation.outbox().take(&mut block) {
+                    Some(messages) => (self.block, self.messages) = (block, messages),
+                    None => {
+                        buffers::give_back(block);
+                        return self.poll_flush(stream, cx);
+                    }
+                }
+            }
+            match stream.as_mut().poll_write(cx, &self.block[self.written..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(End::Left),
+                Poll::Ready(Ok(written)) => {
+                    self.written += written;
+                    self.unflushed = true;
+                    self.stuck_since = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
+                Poll::Pending => {
+                    self.stuck_since.get_or_insert_with(Instant::now);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_flush<S: AsyncWrite>(&mut self, stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<End> {
+        if self.unflushed {
+            match stream.poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.stuck_since = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
+                Poll::Pending => {
+                    self.stuck_since.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.stuck_since.is_some_and(|since| since.elapsed() >= self.write_deadline)
+    }
+}

@@ -1,0 +1,366 @@
+//! What is counted, and under which names.
+//!
+//! Owns the metrics registry, the closed set of drop reasons and the listeners' labels (design, section
+//! 8). It must not be asked for anything per message on the hot path: callers add up a batch and report
+//! it once.
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Where a message came in or went out; the metric label `listener`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Listener {
+    /// NATS over TCP.
+    Nats,
+    /// NATS over WebSocket.
+    WebSocket,
+    /// HTTP: REST, SSE and NDJSON, and the outward calls of `[[http.upstream]]`.
+    Http,
+    /// CoAP over UDP.
+    Coap,
+    /// Raw lines over TCP.
+    Lines,
+    /// Raw datagrams over UDP.
+    Datagrams,
+    /// The embedded API.
+    Embedded,
+}
+
+impl Listener {
+    /// Every listener, in the order of [`Listener::index`].
+    pub const ALL: [Self; 7] =
+        [Self::Nats, Self::WebSocket, Self::Http, Self::Coap, Self::Lines, Self::Datagrams, Self::Embedded];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::WebSocket => "websocket",
+            Self::Http => "http",
+            Self::Coap => "coap",
+            Self::Lines => "lines",
+            Self::Datagrams => "datagrams",
+            Self::Embedded => "embedded",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a message or a delivery was dropped. The set is closed: nothing is dropped for another reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Permissions forbid it.
+    NoPermission,
+    /// Larger than `limits.max_payload_bytes`.
+    PayloadTooLarge,
+    /// The subscriber's outbox was full, or took nothing for the write deadline.
+    SlowSubscriber,
+    /// The subscriber left before its outbox was written.
+    SubscriberGone,
+    /// The sender exceeded its rate.
+    RateLimited,
+    /// A limit of the node was met.
+    Overloaded,
+    /// The link to the peer is down.
+    LinkDown,
+    /// The message was too old.
+    TtlExpired,
+    /// The node is going away.
+    Draining,
+    /// Not a message: its subject or its framing is wrong.
+    Invalid,
+}
+
+impl DropReason {
+    /// Every reason, in the order of [`DropReason::index`].
+    pub const ALL: [Self; 10] = [
+        Self::NoPermission,
+        Self::PayloadTooLarge,
+        Self::SlowSubscriber,
+        Self::SubscriberGone,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::LinkDown,
+        Self::TtlExpired,
+        Self::Draining,
+        Self::Invalid,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPermission => "no_permission",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::SlowSubscriber => "slow_subscriber",
+            Self::SubscriberGone => "subscriber_gone",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::LinkDown => "link_down",
+            Self::TtlExpired => "ttl_expired",
+            Self::Draining => "draining",
+            Self::Invalid => "invalid",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
+/// `messages_unmatched`, and once every outbox is empty `deliveries_matched` = `messages_out` + the drops
+/// of deliveries. `messages_rejected` counts what was never accepted; those are in `messages_dropped`
+/// under their reason as well.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    listeners: Vec<ListenerMetrics>,
+    matched: IntCounter,
+    unmatched: IntCounter,
+    deliveries: IntCounter,
+    subscriptions: IntGauge,
+    route_seconds: Histogram,
+}
+
+#[derive(Debug)]
+struct ListenerMetrics {
+    messages_in: IntCounter,
+    bytes_in: IntCounter,
+    messages_out: IntCounter,
+    bytes_out: IntCounter,
+    sessions: IntGauge,
+    sessions_total: IntCounter,
+    dropped: Vec<IntCounter>,
+    rejected: Vec<IntCounter>,
+}
+
+/// What one batch of publications adds to the counters.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct BatchCounts {
+    /// Messages accepted.
+    pub messages: u64,
+    /// Their headers and payloads, in bytes.
+    pub bytes: u64,
+    /// Messages that matched at least one subscription.
+    pub matched: u64,
+    /// Deliveries that the matches asked for.
+    pub deliveries: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry of its own: two nodes in one process do not share counters.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let by_listener = |name, help| register(&registry, counter_vec(name, help, &["listener"]));
+        let messages_in = by_listener("waymeet_messages_in_total", "Messages accepted.");
+        let bytes_in =
+            by_listener("waymeet_bytes_in_total", "Header and payload bytes of accepted messages.");
+        let messages_out = by_listener("waymeet_messages_out_total", "Deliveries handed to the subscriber.");
+        let bytes_out =
+            by_listener("waymeet_bytes_out_total", "Bytes written for deliveries, framing included.");
+        let sessions_total = by_listener("waymeet_sessions_total", "Sessions since the start.");
+        let sessions = IntGaugeVec::new(Opts::new("waymeet_sessions", "Sessions now."), &["listener"]);
+        let sessions = register(&registry, sessions.expect("the name is valid"));
+        let by_reason = |name, help| register(&registry, counter_vec(name, help, &["reason", "listener"]));
+        let dropped =
+            by_reason("waymeet_messages_dropped_total", "Messages and deliveries dropped, by reason.");
+        let rejected = by_reason(
+            "waymeet_messages_rejected_total",
+            "Messages never accepted, by reason; also in dropped.",
+        );
+        let listeners = Listener::ALL.map(|listener| {
+            let label = &[listener.as_str()];
+            let reasons = |counters: &IntCounterVec| {
+                DropReason::ALL
+                    .map(|reason| counters.with_label_values(&[reason.as_str(), listener.as_str()]))
+                    .to_vec()
+            };
+            ListenerMetrics {
+                messages_in: messages_in.with_label_values(label),
+                bytes_in: bytes_in.with_label_values(label),
+                messages_out: messages_out.with_label_values(label),
+                bytes_out: bytes_out.with_label_values(label),
+                sessions: sessions.with_label_values(label),
+                sessions_total: sessions_total.with_label_values(label),
+                dropped: reasons(&dropped),
+                rejected: reasons(&rejected),
+            }
+        });
+        let counter =
+            |name, help| register(&registry, IntCounter::new(name, help).expect("the name is valid"));
+        // From a microsecond to a second: one observation is one read batch, parsed and routed.
+        let buckets = prometheus::exponential_buckets(1e-6, 4.0, 11).expect("the bounds are valid");
+        let histogram =
+            HistogramOpts::new("waymeet_route_seconds", "Time to parse and route one read batch.");
+        Self {
+            listeners: listeners.into(),
+            matched: counter(
+                "waymeet_messages_matched_total",
+                "Accepted messages that matched a subscription.",
+            ),
+            unmatched: counter("waymeet_messages_unmatched_total", "Accepted messages that nobody wanted."),
+            deliveries: counter("waymeet_deliveries_matched_total", "Deliveries that matches asked for."),
+            subscriptions: register(
+                &registry,
+                IntGauge::new("waymeet_subscriptions", "Subscriptions now.").expect("the name is valid"),
+            ),
+            route_seconds: register(
+                &registry,
+                Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
+            ),
+            registry,
+        }
+    }
+
+    /// Every metric in the Prometheus text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut out = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut out)
+            .expect("writing metrics into memory cannot fail");
+        String::from_utf8(out).expect("the text format is UTF-8")
+    }
+
+    /// Counts a batch of accepted messages.
+    pub fn accepted(&self, listener: Listener, counts: BatchCounts) {
+        let metrics = &self.listeners[listener.index()];
+        metrics.messages_in.inc_by(counts.messages);
+        metrics.bytes_in.inc_by(counts.bytes);
+        self.matched.inc_by(counts.matched);
+        self.unmatched.inc_by(counts.messages - counts.matched);
+        self.deliveries.inc_by(counts.deliveries);
+    }
+
+    /// Counts deliveries that reached the subscriber's socket or reader.
+    pub fn delivered(&self, listener: Listener, messages: u64, bytes: u64) {
+        let metrics = &self.listeners[listener.index()];
+        metrics.messages_out.inc_by(messages);
+        metrics.bytes_out.inc_by(bytes);
+    }
+
+    /// Counts deliveries that did not reach a subscriber of `listener`.
+    pub fn dropped(&self, listener: Listener, reason: DropReason, count: u64) {
+        self.listeners[listener.index()].dropped[reason.index()].inc_by(count);
+    }
+
+    /// Counts a message that was never accepted.
+    pub fn rejected(&self, listener: Listener, reason: DropReason) {
+        let metrics = &self.listeners[listener.index()];
+        metrics.dropped[reason.index()].inc();
+        metrics.rejected[reason.index()].inc();
+    }
+
+    /// Counts a session for as long as the guard lives.
+    #[must_use]
+    pub fn session(&self, listener: Listener) -> SessionGuard {
+        let metrics = &self.listeners[listener.index()];
+        metrics.sessions_total.inc();
+        metrics.sessions.inc();
+        SessionGuard(metrics.sessions.clone())
+    }
+
+    /// The sessions of a listener now.
+    #[must_use]
+    pub fn sessions(&self, listener: Listener) -> u64 {
+        self.listeners[listener.index()].sessions.get().max(0).cast_unsigned()
+    }
+
+    /// Messages accepted and deliveries made by a listener since the start.
+    #[must_use]
+    pub fn traffic(&self, listener: Listener) -> (u64, u64) {
+        let metrics = &self.listeners[listener.index()];
+        (metrics.messages_in.get(), metrics.messages_out.get())
+    }
+
+    /// Drops of one reason over all listeners since the start.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.listeners.iter().map(|listener| listener.dropped[reason.index()].get()).sum()
+    }
+
+    /// The subscriptions now.
+    #[must_use]
+    pub fn subscriptions(&self) -> u64 {
+        self.subscriptions.get().max(0).cast_unsigned()
+    }
+
+    pub(crate) fn subscribed(&self) {
+        self.subscriptions.inc();
+    }
+
+    pub(crate) fn unsubscribed(&self) {
+        self.subscriptions.dec();
+    }
+
+    pub(crate) fn routed(&self, elapsed: std::time::Duration) {
+        self.route_seconds.observe(elapsed.as_secs_f64());
+    }
+}
+
+/// Takes one from the number of sessions when it is dropped.
+#[derive(Debug)]
+pub struct SessionGuard(IntGauge);
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("the name is valid")
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_the_order_of_all() {
+        for (index, listener) in Listener::ALL.into_iter().enumerate() {
+            assert_eq!(listener.index(), index);
+        }
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+
+    #[test]
+    fn counts_appear_under_the_contracts_names() {
+        let metrics = Metrics::new();
+        metrics.dropped(Listener::Nats, DropReason::SlowSubscriber, 3);
+        metrics.rejected(Listener::Http, DropReason::PayloadTooLarge);
+        let session = metrics.session(Listener::Coap);
+        let text = metrics.encode();
+        for line in [
+            r#"waymeet_messages_dropped_total{listener="nats",reason="slow_subscriber"} 3"#,
+            r#"waymeet_messages_dropped_total{listener="http",reason="payload_too_large"} 1"#,
+            r#"waymeet_messages_rejected_total{listener="http",reason="payload_too_large"} 1"#,
+            r#"waymeet_sessions{listener="coap"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        drop(session);
+        assert_eq!(metrics.sessions(Listener::Coap), 0);
+    }
+}

@@ -1,0 +1,230 @@
+//! The node's life: wiring, start and drain. The only file that names every part.
+//!
+//! Owns the order in which things begin and end. It must not route or parse anything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::handle::NodeHandle;
+use crate::listener::{self, nats};
+use crate::metrics::{DropReason, Listener};
+use crate::shared::{NodeInfo, Phase, Shared};
+use crate::worker::Workers;
+
+/// How often a drain looks whether everything is done.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be bound.
+    #[error("{listener}: cannot listen on {address}: {error}{advice}")]
+    Bind {
+        /// The listener.
+        listener: &'static str,
+        /// The address from the configuration.
+        address: SocketAddr,
+        /// What the operating system says.
+        error: io::Error,
+        /// What to do about it.
+        advice: String,
+    },
+    /// The operating system gives no threads or pollers.
+    #[error("cannot start the worker threads: {0}")]
+    Workers(#[source] io::Error),
+}
+
+/// Builds a node; see [`Node::builder`].
+#[derive(Debug, Default)]
+pub struct NodeBuilder {
+    config: Config,
+    workers: Option<usize>,
+}
+
+/// A running node. Dropping it ends it at once; [`Node::drain`] ends it in order.
+#[derive(Debug)]
+pub struct Node {
+    handle: NodeHandle,
+    workers: Option<Arc<Workers>>,
+}
+
+impl NodeBuilder {
+    /// Uses this configuration instead of the default one.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Opens no socket at all: the node is reached through its handle only.
+    #[must_use]
+    pub fn without_listeners(mut self) -> Self {
+        let listeners = &mut self.config.listeners;
+        listeners.nats.address = crate::config::Address::Off;
+        listeners.coap.address = crate::config::Address::Off;
+        listeners.http.address = crate::config::Address::Off;
+        self
+    }
+
+    /// How many worker threads; one for each processor that the process may use by default.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// Binds the listeners and starts serving.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or the system gives no threads. Nothing runs then.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let config = Arc::new(self.config);
+        let info = NodeInfo {
+            id: node_id(),
+            name: config.node.name.clone().unwrap_or_else(|| "waymeet".to_owned()),
+            version: env!("CARGO_PKG_VERSION"),
+            started: Instant::now(),
+        };
+        let shared = Arc::new(Shared::new(config.clone(), info));
+        let handle = NodeHandle { shared: shared.clone() };
+        let bound = Bound::bind(&config)?;
+        let count = self
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+        let workers = Workers::start(count, &shared.exchange).map_err(StartError::Workers)?;
+        let workers = Arc::new(workers);
+        bound.serve(&handle, &workers);
+        // Watchers see the phase; there may be none yet.
+        shared.phase.send_replace(Phase::Serving);
+        Ok(Node { handle, workers: Some(workers) })
+    }
+}
+
+impl Node {
+    /// Begins to build a node with the default configuration.
+    #[must_use]
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// The way to publish, request and subscribe in process.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// The addresses that the listeners are bound to.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Listener, SocketAddr)> {
+        self.handle.addresses()
+    }
+
+    /// Ends the node in order: no new sessions, then everything that is under way is finished as far as
+    /// `limits.drain_timeout` allows, then the sessions end.
+    pub async fn drain(mut self) {
+        let shared = self.handle.shared.clone();
+        shared.phase.send_replace(Phase::Draining);
+        for (session, wire) in shared.wire_sessions.lock().iter() {
+            // Lame duck mode: clients that know of another node go there.
+            let line = nats::info_line(&self.handle, *session, wire.peer, wire.local, true);
+            wire.outbox.send(&line);
+            wire.outbox.flush();
+        }
+        let deadline = Instant::now() + shared.config.limits.drain_timeout;
+        while Instant::now() < deadline && !is_idle(&shared) {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        shared.exchange.drain();
+        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
+            mailbox.close();
+        }
+        shared.phase.send_replace(Phase::Stopped);
+        let sessions: Vec<_> = shared.wire_sessions.lock().values().cloned().collect();
+        for wire in sessions {
+            wire.outbox.flush();
+            wire.outbox.close(DropReason::Draining);
+        }
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline && has_sessions(&shared) {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        if let Some(workers) = self.workers.take() {
+            workers.stop();
+            workers.join();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.handle.shared.phase.send_replace(Phase::Stopped);
+        if let Some(workers) = self.workers.take() {
+            workers.stop();
+        }
+    }
+}
+
+/// Whether nothing is under way: every outbox is written and no request waits for its reply.
+fn is_idle(shared: &Shared) -> bool {
+    shared.in_flight.load(Ordering::Acquire) == 0
+        && shared.wire_sessions.lock().values().all(|wire| wire.outbox.is_drained())
+}
+
+fn has_sessions(shared: &Shared) -> bool {
+    Listener::ALL.iter().any(|listener| shared.metrics.sessions(*listener) > 0)
+}
+
+/// A random id of the form of nats-server's. Nodes that have keys will use their peer id.
+fn node_id() -> String {
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let random = |_| char::from(ALPHABET[usize::from(rand::random::<u8>() % 32)]);
+    std::iter::once('N').chain((1..56).map(random)).collect()
+}
+
+/// Sockets that are bound but not served yet: all addresses are free, or none is taken.
+struct Bound {
+    nats: Option<std::net::TcpListener>,
+}
+
+impl Bound {
+    fn bind(config: &Config) -> Result<Self, StartError> {
+        let tcp = |listener: Listener, address: crate::config::Address| {
+            let Some(address) = address.socket() else { return Ok(None) };
+            listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
+        };
+        Ok(Self { nats: tcp(Listener::Nats, config.listeners.nats.address)? })
+    }
+
+    fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
+        let shared = &handle.shared;
+        let note = |listener, address: io::Result<SocketAddr>| match address {
+            Ok(address) => shared.addresses.lock().push((listener, address)),
+            Err(error) => tracing::warn!(%error, "a listener's address cannot be read"),
+        };
+        if let Some(nats) = self.nats {
+            note(Listener::Nats, nats.local_addr());
+            workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone()));
+        }
+    }
+}
+
+fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> StartError {
+    let name = listener.as_str();
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                ". Another program has this port: choose another with --{name} ADDR, port 0 for a free one"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(". Ports below 1024 need a privilege: choose another with --{name} ADDR")
+        }
+        io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see --{name} ADDR"),
+        _ => String::new(),
+    };
+    StartError::Bind { listener: name, address, error, advice }
+}

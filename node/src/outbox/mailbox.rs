@@ -1,0 +1,215 @@
+//! The outbox of a reader that takes whole messages: SSE, NDJSON, CoAP and the embedded API.
+//!
+//! Owns the bounded queue and the rule that its oldest messages give way, never silently: the reader
+//! finds a gap before the next message. It must not encode anything.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::delivery::Delivery;
+use crate::metrics::{DropReason, Listener, Metrics};
+
+/// How much a mailbox holds.
+#[derive(Debug, Clone, Copy)]
+pub struct MailboxLimits {
+    /// The most messages.
+    pub messages: usize,
+    /// The most bytes, counted as the memory of the messages although readers share them.
+    pub bytes: usize,
+}
+
+/// What a mailbox hands out.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// A message, with the tag of the subscription that it was delivered to.
+    Message {
+        /// What the subscription was given when it was made.
+        tag: u64,
+        /// The message.
+        delivery: Arc<Delivery>,
+    },
+    /// The queue was full and its oldest messages were dropped, which is counted already. Comes before
+    /// the next message.
+    Gap {
+        /// How many were dropped.
+        dropped: u64,
+        /// Why; `slow_subscriber`.
+        reason: DropReason,
+    },
+}
+
+pub(crate) struct MailboxQueue {
+    session: u64,
+    listener: Listener,
+    limits: MailboxLimits,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(u64, Arc<Delivery>)>,
+    bytes: usize,
+    /// Dropped since the reader was last told.
+    gap: u64,
+    closed: bool,
+}
+
+impl std::fmt::Debug for MailboxQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MailboxQueue").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl MailboxQueue {
+    pub(crate) fn new(
+        session: u64,
+        listener: Listener,
+        limits: MailboxLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { session, listener, limits, metrics, state: Mutex::default(), waker: AtomicWaker::new() }
+    }
+
+    pub(crate) fn session(&self) -> u64 {
+        self.session
+    }
+
+    pub(crate) fn listener(&self) -> Listener {
+        self.listener
+    }
+
+    /// Queues a message; the oldest ones give way. False when the mailbox is closed.
+    pub(crate) fn offer(&self, tag: u64, delivery: &Arc<Delivery>) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            self.metrics.dropped(self.listener, DropReason::SubscriberGone, 1);
+            return false;
+        }
+        state.queue.push_back((tag, delivery.clone()));
+        state.bytes += delivery.memory();
+        let mut dropped = 0;
+        // The newest message stays even if it alone is over the limit: it is bounded by the payload limit.
+        while state.queue.len() > 1
+            && (state.queue.len() > self.limits.messages || state.bytes > self.limits.bytes)
+        {
+            if let Some((_, oldest)) = state.queue.pop_front() {
+                state.bytes -= oldest.memory();
+                dropped += 1;
+            }
+        }
+        state.gap += dropped;
+        drop(state);
+        if dropped > 0 {
+            self.metrics.dropped(self.listener, DropReason::SlowSubscriber, dropped);
+        }
+        self.waker.wake();
+        true
+    }
+
+    /// The next item, if there is one.
+    pub(crate) fn try_recv(&self) -> Option<Item> {
+        let mut state = self.state.lock();
+        if state.gap > 0 {
+            let dropped = std::mem::take(&mut state.gap);
+            return Some(Item::Gap { dropped, reason: DropReason::SlowSubscriber });
+        }
+        let (tag, delivery) = state.queue.pop_front()?;
+        state.bytes -= delivery.memory();
+        drop(state);
+        self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
+        Some(Item::Message { tag, delivery })
+    }
+
+    /// The next item; ready with `None` once the mailbox is closed and empty.
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if let Some(item) = self.try_recv() {
+            return Poll::Ready(Some(item));
+        }
+        self.waker.register(cx.waker());
+        // An item may have come between the look and the registration.
+        match self.try_recv() {
+            Some(item) => Poll::Ready(Some(item)),
+            None if self.state.lock().closed => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Takes no more messages; what waits can still be read.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.waker.wake();
+    }
+
+    /// Closes the mailbox and drops what waits: its reader is gone.
+    pub(crate) fn discard(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.bytes = 0;
+        let lost = std::mem::take(&mut state.queue).len() as u64;
+        drop(state);
+        self.metrics.dropped(self.listener, DropReason::SubscriberGone, lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waymeet_core::{Message, Subject};
+
+    fn mailbox(messages: usize, bytes: usize) -> (MailboxQueue, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let limits = MailboxLimits { messages, bytes };
+        (MailboxQueue::new(1, Listener::Http, limits, metrics.clone()), metrics)
+    }
+
+    fn delivery(payload: &[u8]) -> Arc<Delivery> {
+        Arc::new(Delivery::new(&Message::new(Subject::new("a").unwrap(), payload)))
+    }
+
+    fn payload(item: Option<Item>) -> Vec<u8> {
+        match item {
+            Some(Item::Message { delivery, .. }) => delivery.payload().to_vec(),
+            other => panic!("no message: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_the_reader_is_told() {
+        let (mailbox, metrics) = mailbox(2, usize::MAX);
+        for n in 0..5_u8 {
+            assert!(mailbox.offer(0, &delivery(&[n])));
+        }
+        let gap = mailbox.try_recv();
+        assert!(matches!(gap, Some(Item::Gap { dropped: 3, reason: DropReason::SlowSubscriber })), "{gap:?}");
+        assert_eq!(payload(mailbox.try_recv()), [3]);
+        assert_eq!(payload(mailbox.try_recv()), [4]);
+        assert!(mailbox.try_recv().is_none());
+        assert_eq!(metrics.drops(DropReason::SlowSubscriber), 3);
+        assert_eq!(metrics.traffic(Listener::Http).1, 2);
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_one_message_always_fits() {
+        let (mailbox, _) = mailbox(100, 1_000);
+        mailbox.offer(0, &delivery(&[0; 600]));
+        mailbox.offer(0, &delivery(&[1; 5_000]));
+        assert!(matches!(mailbox.try_recv(), Some(Item::Gap { dropped: 1, .. })));
+        assert_eq!(payload(mailbox.try_recv()).len(), 5_000);
+    }
+
+    #[test]
+    fn what_a_gone_reader_leaves_is_counted() {
+        let (mailbox, metrics) = mailbox(10, usize::MAX);
+        mailbox.offer(0, &delivery(b"x"));
+        mailbox.discard();
+        assert!(!mailbox.offer(0, &delivery(b"y")));
+        assert_eq!(metrics.drops(DropReason::SubscriberGone), 2);
+    }
+}

@@ -1,0 +1,40 @@
+//! Outboxes: the bounded queues between the router and whoever receives.
+//!
+//! Owns the shapes that a subscriber can have and what each does when it is full. It must not know
+//! protocols: a wire outbox is given its encoding as a function, a mailbox hands out messages as they
+//! are, and the table of replies wakes whoever waits for one.
+
+mod mailbox;
+mod replies;
+mod segments;
+mod wire;
+
+use std::sync::Arc;
+
+pub(crate) use mailbox::MailboxQueue;
+pub use mailbox::{Item, MailboxLimits};
+pub(crate) use replies::Replies;
+pub(crate) use wire::{Block, Encode, Offered, Signal, WireOutbox};
+
+use crate::metrics::Listener;
+
+/// Where a subscription's messages go.
+#[derive(Debug, Clone)]
+pub(crate) enum Outbox {
+    /// Bytes for a connection, in the order in which they were queued.
+    Wire(Arc<WireOutbox>),
+    /// Messages for a reader that takes them one by one.
+    Mailbox(Arc<MailboxQueue>),
+    /// The node's own requests that wait for their reply.
+    Replies(Arc<Replies>),
+}
+
+impl Outbox {
+    pub(crate) fn listener(&self) -> Listener {
+        match self {
+            Self::Wire(wire) => wire.listener(),
+            Self::Mailbox(mailbox) => mailbox.listener(),
+            Self::Replies(_) => Listener::Embedded,
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The outbox of a connection: encoded bytes in order, bounded.
+//!
+//! Owns the queue, its limit, the write to the socket and the verdict that a subscriber is too slow. It
+//! must not know the protocol: how a message is encoded and how messages are counted in encoded bytes
+//! come as functions.
+//!
+//! Publishers append under a short lock and put the outbox on their flush list. A flush writes straight
+//! to the socket from whatever thread runs it; only when the kernel takes no more is the connection's own
+//! task woken, to wait until it does.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::net::tcp::OwnedWriteHalf;
+use waymeet_core::Message;
+
+use super::segments::{Finished, MAX_SLICES, Segment, Segments};
+use crate::buffers;
+use crate::metrics::{DropReason, Listener, Metrics};
+use crate::subscription::Subscription;
+
+/// Appends a message as the protocol writes it, for the given sid, with or without headers.
+pub(crate) type Encode = fn(out: &mut Vec<u8>, message: &Message<'_>, sid: &[u8], headers: bool);
+/// How many whole messages lie in the first bytes of an encoded block.
+pub(crate) type Count = fn(block: &[u8], written: usize) -> usize;
+
+/// Blocks up to this size are copied into each outbox; larger ones are shared. A copy is cheaper than one
+/// more piece in a vectored write.
+const COPY_LIMIT_BYTES: usize = 4_096;
+/// An own buffer that has grown so far is closed and a new one begun, so that no append moves megabytes.
+const TAIL_LIMIT_BYTES: usize = 1 << 20;
+/// How much a connection that writes itself takes at a time.
+const TAKE_BYTES: usize = 64 * 1_024;
+/// A subscriber that has taken bytes within this time is worth slowing its publishers for.
+const PROGRESS_WINDOW: Duration = Duration::from_millis(20);
+
+/// What the connection's task must do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The socket takes no more: wait until it is writable, then flush. The time is since when.
+    Blocked(Instant),
+    /// There are bytes to take (outboxes without a socket of their own).
+    Pending,
+    /// The session ends; what could not be written is counted already.
+    Closed(DropReason),
+}
+
+/// What became of an offered message or block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offered {
+    /// It is queued; otherwise it is lost for this subscriber and counted.
+    pub(crate) taken: bool,
+    /// The caller must put the outbox on its flush list.
+    pub(crate) list: bool,
+    /// The outbox is three quarters full and the subscriber still takes bytes: publishers should slow
+    /// down (design, section 8).
+    pub(crate) pressed: bool,
+}
+
+impl Offered {
+    const REFUSED: Self = Self { taken: false, list: false, pressed: false };
+}
+
+/// An encoded block for several subscribers.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) messages: u64,
+}
+
+pub(crate) struct WireOutbox {
+    session: u64,
+    listener: Listener,
+    encode: Encode,
+    count: Count,
+    limit_bytes: usize,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that a flush may take, behind them the tail.
+    segments: Segments,
+    tail: Vec<u8>,
+    tail_messages: u64,
+    /// All bytes that wait, those in a running flush included.
+    bytes: usize,
+    headers: bool,
+    echo: bool,
+    /// On some publisher's flush list.
+    listed: bool,
+    flushing: bool,
+    blocked: Option<Instant>,
+    last_progress: Option<Instant>,
+    closed: Option<DropReason>,
+    socket: Option<Arc<OwnedWriteHalf>>,
+}
+
+impl std::fmt::Debug for WireOutbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WireOutbox").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl WireOutbox {
+    pub(crate) fn new(
+        session: u64,
+        listener: Listener,
+        encode: Encode,
+        count: Count,
+        limit_bytes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let state = State { echo: true, ..State::default() };
+        Self {
+            session,
+            listener,
+            encode,
+            count,
+            limit_bytes,
+            metrics,
+            state: Mutex::new(state),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    pub(crate) fn listener(&self) -> Listener {
+        self.listener
+    }
+
+    /// Gives the outbox a socket that flushes write to. Without one, flushes wake the connection's task.
+    pub(crate) fn attach(&self, socket: OwnedWriteHalf) {
+        self.state.lock().socket = Some(Arc::new(socket));
+    }
+
+    /// Sets what the client said of itself; returns whether messages are encoded differently from now on.
+    pub(crate) fn set_options(&self, headers: bool, echo: bool) -> bool {
+        let mut state = self.state.lock();
+        let changed = state.headers != headers;
+        state.headers = headers;
+        state.echo = echo;
+        changed
+    }
+
+    pub(crate) fn headers(&self) -> bool {
+        self.state.lock().headers
+    }
+
+    /// Whether a message from `session` is not for this client, which asked not to hear itself.
+    pub(crate) fn is_own_echo(&self, session: u64) -> bool {
+        self.session == session && !self.state.lock().echo
+    }
+
+    pub(crate) fn encode(&self) -> Encode {
+        self.encode
+    }
+
+    /// Queues one message, encoded for `subscription`.
+    pub(crate) fn offer(&self, subscription: &Subscription, message: &Message<'_>) -> Offered {
+        let mut state = self.state.lock();
+        if !self.admits(&mut state, message.size(), 1) {
+            return Offered::REFUSED;
+        }
+        let headers = state.headers;
+        let tail = state.tail_mut();
+        let before = tail.len();
+        (self.encode)(tail, message, &subscription.sid, headers);
+        let added = tail.len() - before;
+        state.bytes += added;
+        state.tail_messages += 1;
+        self.taken(&mut state)
+    }
+
+    /// Queues a block that holds several messages.
+    pub(crate) fn offer_block(&self, block: &Block) -> Offered {
+        let mut state = self.state.lock();
+        if !self.admits(&mut state, block.bytes.len(), block.messages) {
+            return Offered::REFUSED;
+        }
+        if block.bytes.len() <= COPY_LIMIT_BYTES {
+            state.tail_mut().extend_from_slice(&block.bytes);
+            state.tail_messages += block.messages;
+        } else {
+            state.close_tail();
+            state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
+        }
+        state.bytes += block.bytes.len();
+        self.taken(&mut state)
+    }
+
+    /// Queues the session's own words, which are no messages. Returns whether the caller must put the
+    /// outbox on its flush list.
+    pub(crate) fn send(&self, bytes: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        if !self.admits(&mut state, bytes.len(), 0) {
+            return false;
+        }
+        state.tail_mut().extend_from_slice(bytes);
+        state.bytes += bytes.len();
+        state.list()
+    }
+
+    /// Whether publishers should still be slowed for this subscriber.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.state.lock().is_pressed(self.limit_bytes)
+    }
+
+    /// Writes what waits, as far as the socket takes it. Safe to call from any thread at any time.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state.lock();
+        state.listed = false;
+        if state.flushing || state.blocked.is_some() || state.closed.is_some() {
+            return;
+        }
+        let Some(socket) = state.socket.clone() else {
+            if state.has_bytes() {
+                drop(state);
+                self.waker.wake();
+            }
+            return;
+        };
+        while state.has_bytes() {
+            let mut segments = state.take_all();
+            state.flushing = true;
+            drop(state);
+            let (outcome, finished, written) = write(&socket, &mut segments);
+            self.metrics.delivered(self.listener, finished.messages, written as u64);
+            if let Some(buffer) = finished.buffer {
+                buffers::give_back(buffer);
+            }
+            state = self.state.lock();
+            state.flushing = false;
+            state.put_back(segments, written);
+            match outcome {
+                // The session may have been closed by another thread while this one wrote.
+                Ok(()) if state.closed.is_none() => {}
+                Ok(()) => self.discard(&mut state),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && state.closed.is_none() => {
+                    state.blocked = Some(Instant::now());
+                    drop(state);
+                    self.waker.wake();
+                    return;
+                }
+                Err(_) => {
+                    self.close_locked(&mut state, DropReason::SubscriberGone);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Says that the socket is writable again and writes on.
+    pub(crate) fn resume(&self) {
+        self.state.lock().blocked = None;
+        self.flush();
+    }
+
+    /// Moves bytes into `out`, for an outbox whose connection writes itself; at least
+    /// [`TAKE_BYTES`] when so many wait. Returns how many messages they hold, `None` when nothing waits.
+    /// The bytes count against the limit until [`WireOutbox::written`] is called.
+    pub(crate) fn take(&self, out: &mut Vec<u8>) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.closed.is_some() || !state.has_bytes() {
+            return None;
+        }
+        state.close_tail();
+        Some(state.segments.take_into(out, TAKE_BYTES))
+    }
+
+    /// Says how many of the bytes that [`WireOutbox::take`] moved into `block` were written; less than all
+    /// of them only when the connection has broken.
+    pub(crate) fn written(&self, block: &[u8], written: usize, messages: u64) {
+        let whole = if written == block.len() { messages } else { (self.count)(block, written) as u64 };
+        self.metrics.delivered(self.listener, whole, written as u64);
+        let mut state = self.state.lock();
+        state.bytes = state.bytes.saturating_sub(block.len());
+        state.last_progress = Some(Instant::now());
+        let reason = state.closed.unwrap_or(DropReason::SubscriberGone);
+        self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
+    }
+
+    /// Ends the outbox: what waits is dropped and counted under `reason`, and the socket is let go.
+    pub(crate) fn close(&self, reason: DropReason) {
+        self.close_locked(&mut self.state.lock(), reason);
+    }
+
+    /// What the connection's task must do next; its waker is kept for the time when that changes.
+    pub(crate) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
+        self.waker.register(cx.waker());
+        let state = self.state.lock();
+        if let Some(reason) = state.closed {
+            return Poll::Ready(Signal::Closed(reason));
+        }
+        if let Some(since) = state.blocked {
+            return Poll::Ready(Signal::Blocked(
+                state.last_progress.map_or(since, |progress| progress.max(since)),
+            ));
+        }
+        if state.socket.is_none() && state.has_bytes() {
+            return Poll::Ready(Signal::Pending);
+        }
+        Poll::Pending
+    }
+
+    /// Whether everything queued has been written.
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.state.lock();
+        state.bytes == 0 || state.closed.is_some()
+    }
+
+    fn taken(&self, state: &mut State) -> Offered {
+        Offered { taken: true, list: state.list(), pressed: state.is_pressed(self.limit_bytes) }
+    }
+
+    fn admits(&self, state: &mut State, len: usize, messages: u64) -> bool {
+        if state.closed.is_some() {
+            self.metrics.dropped(self.listener, DropReason::SubscriberGone, messages);
+            return false;
+        }
+        if state.bytes + len > self.limit_bytes {
+            self.metrics.dropped(self.listener, DropReason::SlowSubscriber, messages);
+            self.close_locked(state, DropReason::SlowSubscriber);
+            return false;
+        }
+        true
+    }
+
+    fn close_locked(&self, state: &mut State, reason: DropReason) {
+        if state.closed.is_none() {
+            state.closed = Some(reason);
+            state.socket = None;
+            self.waker.wake();
+        }
+        if !state.flushing {
+            self.discard(state);
+        }
+    }
+
+    /// Drops what waits, with exact counts: a message whose last byte was written is delivered.
+    fn discard(&self, state: &mut State) {
+        let Some(reason) = state.closed else { return };
+        state.close_tail();
+        let (written, lost) = state.segments.discard(self.count);
+        state.bytes = 0;
+        self.metrics.delivered(self.listener, written, 0);
+        self.metrics.dropped(self.listener, reason, lost);
+    }
+}
+
+impl State {
+    fn is_pressed(&self, limit_bytes: usize) -> bool {
+        self.bytes > limit_bytes / 4 * 3
+            && self.closed.is_none()
+            && (self.blocked.is_none() || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
+    }
+
+    fn has_bytes(&self) -> bool {
+        !self.tail.is_empty() || !self.segments.is_empty()
+    }
+
+    /// The buffer to append to.
+    fn tail_mut(&mut self) -> &mut Vec<u8> {
+        if self.tail.capacity() == 0 {
+            self.tail = buffers::take();
+        } else if self.tail.len() >= TAIL_LIMIT_BYTES {
+            self.close_tail();
+            self.tail = buffers::take();
+        }
+        &mut self.tail
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.segments.push(Segment::own(tail, std::mem::take(&mut self.tail_messages)));
+        }
+    }
+
+    fn take_all(&mut self) -> Segments {
+        self.close_tail();
+        std::mem::take(&mut self.segments)
+    }
+
+    /// Puts what a flush could not write before what came meanwhile.
+    fn put_back(&mut self, mut unwritten: Segments, written: usize) {
+        self.bytes -= written;
+        if written > 0 {
+            self.last_progress = Some(Instant::now());
+        }
+        unwritten.append(&mut self.segments);
+        self.segments = unwritten;
+    }
+
+    /// Marks the outbox as listed; true when it was not.
+    fn list(&mut self) -> bool {
+        // A blocked outbox is flushed by its own task once the socket takes bytes again.
+        !std::mem::replace(&mut self.listed, true) && self.blocked.is_none()
+    }
+}
+
+/// Writes until everything is written or the socket takes no more.
+fn write(socket: &OwnedWriteHalf, segments: &mut Segments) -> (io::Result<()>, Finished, usize) {
+    let mut total = 0;
+    let mut finished = Finished::default();
+    while !segments.is_empty() {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = segments.slices(&mut slices);
+        let outcome = if count == 1 {
+            socket.try_write(&slices[0])
+        } else {
+            socket.try_write_vectored(&slices[..count])
+        };
+        match outcome {
+            Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), finished, total),
+            Ok(written) => {
+                total += written;
+                let done = segments.advance(written);
+                finished.messages += done.messages;
+                finished.buffer = done.buffer.or(finished.buffer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (Err(error), finished, total),
+        }
+    }
+    (Ok(()), finished, total)
+}

@@ -1,0 +1,136 @@
+//! What every part of a running node shares.
+//!
+//! Owns the exchange, the table of replies, the session numbers and the registry of wire sessions, and
+//! runs batches on the right thread's publisher. It must not start or stop anything; `node.rs` does.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::exchange::Exchange;
+use crate::metrics::{Listener, Metrics};
+use crate::outbox::{MailboxQueue, Outbox, Replies, WireOutbox};
+use crate::publisher::{Outcome, Publisher};
+use crate::subscription::Subscription;
+use crate::worker;
+
+/// How far the node's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Starting,
+    Serving,
+    /// No new sessions; those that are there finish what they do.
+    Draining,
+    /// Sessions end now.
+    Stopped,
+}
+
+/// Who the node is.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// The node's id, unique for every start until nodes have keys.
+    pub id: String,
+    /// The node's name, for people.
+    pub name: String,
+    /// The program's version.
+    pub version: &'static str,
+    /// When it started.
+    pub started: Instant,
+}
+
+/// A session that can be written to and closed from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct WireSession {
+    pub(crate) outbox: Arc<WireOutbox>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+pub(crate) struct Shared {
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) info: NodeInfo,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) wire_sessions: Mutex<HashMap<u64, WireSession>>,
+    /// Closed when the node drains, so that their readers come to an end.
+    pub(crate) mailboxes: Mutex<HashMap<u64, Weak<MailboxQueue>>>,
+    /// Addresses of the listeners, each known once it is bound.
+    pub(crate) addresses: Mutex<Vec<(Listener, SocketAddr)>>,
+    /// For threads that are not workers: those of a program that embeds the node.
+    foreign: Mutex<Publisher>,
+    last_session: AtomicU64,
+    last_receipt: AtomicU64,
+    /// Requests whose reply has not come yet, over all listeners.
+    pub(crate) in_flight: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
+        let replies = Arc::new(Replies::new(metrics.clone()));
+        let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));
+        exchange.subscribe(&Arc::new(inbox));
+        Self {
+            foreign: Mutex::new(Publisher::new(exchange.clone(), rand::random())),
+            exchange,
+            metrics,
+            config,
+            info,
+            replies,
+            phase: watch::Sender::new(Phase::Starting),
+            wire_sessions: Mutex::default(),
+            mailboxes: Mutex::default(),
+            addresses: Mutex::default(),
+            last_session: AtomicU64::new(0),
+            last_receipt: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+        }
+    }
+
+    /// The next session's number; never 0, never used twice.
+    pub(crate) fn next_session(&self) -> u64 {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The next receipt's id: unique in the node, and in the mesh by the node's own.
+    pub(crate) fn next_receipt(&self) -> String {
+        let number = self.last_receipt.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("{}-{number}", self.info.id.get(..8).unwrap_or(&self.info.id))
+    }
+
+    /// Runs a batch. On a worker thread what it touched is flushed once every ready task has run; on any
+    /// other thread, before this returns.
+    pub(crate) fn batch<R>(
+        &self,
+        listener: Listener,
+        work: impl FnOnce(&mut Publisher) -> R,
+    ) -> (R, Outcome) {
+        let run = |publisher: &mut Publisher| {
+            let result = work(publisher);
+            (result, publisher.finish(listener))
+        };
+        if worker::is_local(&self.exchange) {
+            return worker::local_batch(run);
+        }
+        let (result, mut outcome) = run(&mut self.foreign.lock());
+        for outbox in outcome.flush.drain(..) {
+            outbox.flush();
+        }
+        (result, outcome)
+    }
+}

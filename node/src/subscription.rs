@@ -1,0 +1,118 @@
+//! One subscription: a filter, and where its messages go.
+//!
+//! Owns the rule when a subscription has received enough. It must not encode or queue anything; that is
+//! the outbox's.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use waymeet_core::SubjectFilter;
+use waymeet_core::router::SubscriptionKey;
+
+use crate::outbox::Outbox;
+
+/// A subscription, shared by the router, by the cached plans that deliver to it and by the session that
+/// made it.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) filter: SubjectFilter,
+    pub(crate) queue: Option<Box<str>>,
+    pub(crate) outbox: Outbox,
+    /// The client's own name for the subscription, which deliveries must carry: a NATS sid. Empty where
+    /// the protocol has none.
+    pub(crate) sid: Box<[u8]>,
+    /// The mailbox owner's name for the subscription.
+    pub(crate) tag: u64,
+    key: OnceLock<SubscriptionKey>,
+    /// How many messages it receives in all; 0 for no end.
+    max: AtomicU64,
+    received: AtomicU64,
+    /// Cleared when the subscription ends. A plan that was made before still holds it and looks here.
+    active: AtomicBool,
+}
+
+/// Whether a subscription takes one more message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Yes,
+    /// Yes, and it was the last: the subscription must be removed.
+    Last,
+    /// The subscription has ended.
+    No,
+}
+
+impl Subscription {
+    pub(crate) fn new(filter: SubjectFilter, queue: Option<&str>, outbox: Outbox) -> Self {
+        Self {
+            filter,
+            queue: queue.map(Into::into),
+            outbox,
+            sid: Box::default(),
+            tag: 0,
+            key: OnceLock::new(),
+            max: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            active: AtomicBool::new(true),
+        }
+    }
+
+    pub(crate) fn with_sid(mut self, sid: &[u8]) -> Self {
+        self.sid = sid.into();
+        self
+    }
+
+    pub(crate) fn with_tag(mut self, tag: u64) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// The key under which the router knows it; none before it was inserted.
+    pub(crate) fn key(&self) -> Option<SubscriptionKey> {
+        self.key.get().copied()
+    }
+
+    pub(crate) fn set_key(&self, key: SubscriptionKey) {
+        self.key.set(key).expect("a subscription is inserted once");
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Ends the subscription; true for the one caller that did.
+    pub(crate) fn end(&self) -> bool {
+        self.active.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether it ends after a number of messages. Such a subscription is delivered to one by one.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.max.load(Ordering::Acquire) != 0
+    }
+
+    /// Lets the subscription end once it has received `max` messages since it was made. Returns whether
+    /// it has already.
+    pub(crate) fn limit(&self, max: u64) -> bool {
+        self.max.store(max, Ordering::Release);
+        self.received.load(Ordering::Acquire) >= max
+    }
+
+    /// Counts one message.
+    pub(crate) fn admit(&self) -> Admission {
+        if !self.is_active() {
+            return Admission::No;
+        }
+        // The count starts with the subscription, not with the limit, as nats-server counts.
+        let received = self.received.fetch_add(1, Ordering::AcqRel) + 1;
+        match self.max.load(Ordering::Acquire) {
+            0 => Admission::Yes,
+            max if received < max => Admission::Yes,
+            max if received == max => Admission::Last,
+            _ => Admission::No,
+        }
+    }
+
+    /// Counts messages that were delivered as one block.
+    pub(crate) fn admit_block(&self, messages: u64) {
+        self.received.fetch_add(messages, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,170 @@
+//! Worker threads: one single-threaded runtime each, and the deferred flush.
+//!
+//! Owns the threads, their publishers and their flush lists. It must not know what the tasks that run on
+//! it do.
+//!
+//! A batch that a task publishes does not flush at once. It puts the outboxes it touched on the thread's
+//! flush list and wakes the flusher, which the runtime runs behind every task that was ready already. So
+//! all connections that became readable together are read before the first byte is written, and a
+//! subscriber of several of them is written to once.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+
+use crate::exchange::Exchange;
+use crate::outbox::WireOutbox;
+use crate::publisher::{Outcome, Publisher};
+
+thread_local! {
+    static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
+}
+
+/// What a worker thread has of its own.
+struct Local {
+    /// Tells the workers of several nodes in one process apart.
+    exchange: Arc<Exchange>,
+    publisher: Publisher,
+    flush: Vec<Arc<WireOutbox>>,
+    flusher: Option<Waker>,
+}
+
+/// The node's worker threads.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Worker>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next: AtomicUsize,
+    stop: watch::Sender<bool>,
+}
+
+/// One worker thread.
+#[derive(Debug)]
+pub struct Worker {
+    runtime: Handle,
+}
+
+impl Workers {
+    /// Starts `count` worker threads.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread or no poller.
+    pub(crate) fn start(count: usize, exchange: &Arc<Exchange>) -> io::Result<Self> {
+        let (stop, _) = watch::channel(false);
+        let started = (0..count.max(1))
+            .map(|index| Worker::start(index, exchange.clone(), stop.subscribe()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let (workers, threads) = started.into_iter().unzip();
+        Ok(Self { workers, threads: Mutex::new(threads), next: AtomicUsize::new(0), stop })
+    }
+
+    /// The worker for the next connection: they take turns.
+    #[must_use]
+    pub fn next(&self) -> &Worker {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.workers[turn % self.workers.len()]
+    }
+
+    /// Every worker.
+    pub fn iter(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter()
+    }
+
+    /// Ends the threads; tasks that still run are dropped.
+    pub(crate) fn stop(&self) {
+        // Workers that have ended already are no error.
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits for the threads to end. Must not be called on one of them.
+    pub(crate) fn join(&self) {
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn start(
+        index: usize,
+        exchange: Arc<Exchange>,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let body = move || {
+            let publisher = Publisher::new(exchange.clone(), rand::random());
+            LOCAL.set(Some(Local { exchange, publisher, flush: Vec::new(), flusher: None }));
+            runtime.spawn(poll_fn(flush));
+            // An error says that the node is gone, which ends the thread as well.
+            let _ = runtime.block_on(stop.wait_for(|stop| *stop));
+            drop(runtime);
+            LOCAL.set(None);
+        };
+        let thread = std::thread::Builder::new().name(format!("waymeet-{index}")).spawn(body)?;
+        Ok((Self { runtime: handle }, thread))
+    }
+
+    /// Runs a task on this worker.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+}
+
+/// Whether this thread is a worker of the exchange's node.
+pub(crate) fn is_local(exchange: &Arc<Exchange>) -> bool {
+    LOCAL.with_borrow(|local| local.as_ref().is_some_and(|local| Arc::ptr_eq(&local.exchange, exchange)))
+}
+
+/// Runs a batch with this thread's publisher. What it touched is flushed once every ready task has run.
+///
+/// # Panics
+/// When the thread is no worker; see [`is_local`].
+pub(crate) fn local_batch<R>(work: impl FnOnce(&mut Publisher) -> (R, Outcome)) -> (R, Outcome) {
+    LOCAL.with_borrow_mut(|local| {
+        let local = local.as_mut().expect("the caller has asked is_local");
+        let (result, mut outcome) = work(&mut local.publisher);
+        if !outcome.flush.is_empty() {
+            let idle = local.flush.is_empty();
+            local.flush.append(&mut outcome.flush);
+            if idle && let Some(flusher) = &local.flusher {
+                flusher.wake_by_ref();
+            }
+        }
+        (result, outcome)
+    })
+}
+
+/// The flusher: a task that writes out what was touched each time it is woken.
+fn flush(cx: &mut Context<'_>) -> Poll<()> {
+    let list = LOCAL.with_borrow_mut(|local| {
+        let local = local.as_mut()?;
+        if local.flusher.is_none() {
+            local.flusher = Some(cx.waker().clone());
+        }
+        Some(std::mem::take(&mut local.flush))
+    });
+    let Some(mut list) = list else { return Poll::Ready(()) };
+    for outbox in list.drain(..) {
+        outbox.flush();
+    }
+    // Flushing publishes nothing, so the list is still empty and its memory can be used again.
+    LOCAL.with_borrow_mut(|local| {
+        if let Some(local) = local
+            && local.flush.is_empty()
+        {
+            local.flush = list;
+        }
+    });
+    Poll::Pending
+}
