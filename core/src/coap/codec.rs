@@ -232,6 +232,21 @@ pub fn encode_empty(out: &mut Vec<u8>, kind: Type, message_id: u16) {
     Encoder::new(out, kind, Code::EMPTY, message_id, Token::EMPTY);
 }
 
+/// Adds an option to a message that has been written already, behind its last one. What is no message stays
+/// as it is.
+pub fn append_uint(datagram: &mut Vec<u8>, number: u16, value: u32) {
+    let mut longer = Vec::with_capacity(datagram.len() + 8);
+    let Ok(message) = parse(datagram) else { return };
+    let Datagram { kind, code, message_id, token, options, payload } = message;
+    let mut encoder = Encoder::new(&mut longer, kind, code, message_id, token);
+    for option in options.iter() {
+        encoder.option(option.number, option.value);
+    }
+    encoder.uint(number, value);
+    encoder.payload(payload);
+    *datagram = longer;
+}
+
 /// The nibble and the extra bytes of a delta or a length; no value is longer than a datagram, so that the
 /// two bytes suffice.
 fn nibble(value: usize) -> (u8, [u8; 2]) {

@@ -16,8 +16,6 @@ pub(super) struct Outbound {
     pub(super) confirmable: bool,
     /// The observation, when this is a notification.
     pub(super) observation: Option<ObservationId>,
-    /// How many dropped notifications it tells of.
-    pub(super) gap: u32,
     pub(super) datagram: Vec<u8>,
     /// The whole body, when the datagram holds only its first block.
     pub(super) body: Option<Body>,
@@ -208,7 +206,6 @@ mod tests {
             let message = Outbound {
                 confirmable: true,
                 observation: Some(ObservationId(id)),
-                gap: 0,
                 datagram: Vec::new(),
                 body: None,
             };

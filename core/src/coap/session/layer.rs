@@ -14,6 +14,7 @@ use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
 use crate::coap::Type;
 use crate::coap::codec;
+use crate::coap::option::number;
 
 impl<A: Copy + Eq + Hash> Session<A> {
     /// Answers a request at once: on the acknowledgement when it was Confirmable (section 5.2.1), in a
@@ -33,7 +34,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     pub(super) fn answer_separately(&mut self, now: Instant, to: &Origin<A>, reply: &Reply<'_>) {
         let mut datagram = Vec::new();
         reply.encode(&mut datagram, Type::Confirmable, 0, to.token);
-        let outbound = Outbound { confirmable: true, observation: None, gap: 0, datagram, body: None };
+        let outbound = Outbound { confirmable: true, observation: None, datagram, body: None };
         if let Some(endpoint) = self.endpoints.get_mut(&to.from) {
             endpoint.responses.push_back(outbound);
             self.pump(now, to.from);
@@ -130,6 +131,11 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn send(&mut self, now: Instant, address: A, mut outbound: Outbound) {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         let message_id = endpoint.message_id();
+        let mut observation = outbound.observation.and_then(|id| self.observations.get_mut(&id));
+        let gap = observation.as_mut().map_or(0, |observation| std::mem::take(&mut observation.gap));
+        if gap > 0 {
+            codec::append_uint(&mut outbound.datagram, number::GAP, gap);
+        }
         if let Some(place) = outbound.datagram.get_mut(2..4) {
             place.copy_from_slice(&message_id.to_be_bytes());
         }
@@ -141,8 +147,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         } else if let Some(observation) = outbound.observation {
             endpoint.sent(message_id, observation);
         }
-        let Some(id) = outbound.observation else { return };
-        let Some(observation) = self.observations.get_mut(&id) else { return };
+        let Some(observation) = observation else { return };
         observation.queued -= 1;
         if let Some(body) = outbound.body {
             let key = Key { from: address, cache: observation.cache };

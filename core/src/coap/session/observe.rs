@@ -46,8 +46,8 @@ pub(super) struct Observation<A> {
     last_confirmable: Instant,
     /// How many notifications wait in the endpoint's queue.
     pub(super) queued: usize,
-    /// Notifications that were dropped since the last one that was put into the queue.
-    gap: u32,
+    /// Notifications that were dropped since the last one that was sent.
+    pub(super) gap: u32,
     /// Until when the next notification waits for the client to fetch the blocks of the last one.
     held_until: Option<Instant>,
 }
@@ -202,18 +202,16 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if confirmable {
             observation.last_confirmable = now;
         }
-        let gap = std::mem::take(&mut observation.gap);
         let reply = Reply {
             observe: Some(observation.sequence.next()),
             content_format: format,
-            gap,
             ..Reply::new(Code::CONTENT)
         };
         let (from, token) = (observation.from, observation.token);
         let szx = observation.block2.map_or(MAX_SZX, |block| block.szx);
         let spans = payload.len() > size_of_szx(szx);
         if !confirmable && !spans && observation.queued == 0 && !observation.is_held(now) {
-            let reply = reply.with_payload(payload);
+            let reply = Reply { gap: std::mem::take(&mut observation.gap), payload, ..reply };
             let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
             let message_id = endpoint.message_id();
             endpoint.sent(message_id, id);
@@ -228,7 +226,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         reply.encode(&mut datagram, kind, 0, token);
         let body =
             spans.then(|| Body { code: Code::CONTENT, content_format: format, bytes: payload.to_vec() });
-        let outbound = Outbound { confirmable, observation: Some(id), gap, datagram, body };
+        let outbound = Outbound { confirmable, observation: Some(id), datagram, body };
         self.enqueue(from, outbound, upstream);
         self.pump(now, from);
     }
@@ -328,7 +326,7 @@ fn note_dropped<A>(
     let Some(id) = dropped.observation else { return };
     if let Some(observation) = observations.get_mut(&id) {
         observation.queued -= 1;
-        observation.gap = observation.gap.saturating_add(1).saturating_add(dropped.gap);
+        observation.gap = observation.gap.saturating_add(1);
     }
     upstream.lost(id, 1, Loss::SlowSubscriber);
 }
