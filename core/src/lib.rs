@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coap;
 pub mod envelope;
 pub mod headers;
 pub mod message;

@@ -1,0 +1,223 @@
+//! What the session knows about one endpoint: the Confirmable message in flight and what waits behind it.
+//!
+//! Owns one endpoint's part of the message layer (RFC 7252, sections 4.2, 4.4 and 4.7). It must not decide
+//! what a lost message means; the session does.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::limits::{ACK_RANDOM_FACTOR, ACK_TIMEOUT, MAX_RETRANSMIT};
+use super::upstream::ObservationId;
+use crate::coap::Code;
+
+/// A message that waits until it may be sent. Its message id is written over the placeholder then.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) confirmable: bool,
+    /// The observation, when this is a notification.
+    pub(super) observation: Option<ObservationId>,
+    pub(super) datagram: Vec<u8>,
+    /// The whole body, when the datagram holds only its first block.
+    pub(super) body: Option<Body>,
+}
+
+/// A body whose later blocks the client will fetch.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) code: Code,
+    pub(super) content_format: Option<u16>,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Outbound {
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.datagram.len() + self.body.as_ref().map_or(0, |body| body.bytes.len())
+    }
+}
+
+/// The one Confirmable message that waits for its acknowledgement: NSTART is 1 (section 4.7).
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) message_id: u16,
+    pub(super) observation: Option<ObservationId>,
+    pub(super) datagram: Vec<u8>,
+    pub(super) deadline: Instant,
+    timeout: Duration,
+    retransmissions: u32,
+}
+
+impl InFlight {
+    /// `random` picks the first timeout between ACK_TIMEOUT and that times ACK_RANDOM_FACTOR.
+    pub(super) fn new(
+        now: Instant,
+        message_id: u16,
+        observation: Option<ObservationId>,
+        datagram: Vec<u8>,
+        random: u64,
+    ) -> Self {
+        let spread = u64::from(ACK_RANDOM_FACTOR - 1_000) + 1;
+        let factor = 1_000 + u32::try_from(random % spread).unwrap_or(0);
+        let timeout = ACK_TIMEOUT * factor / 1_000;
+        Self { message_id, observation, datagram, deadline: now + timeout, timeout, retransmissions: 0 }
+    }
+
+    /// Counts a retransmission and doubles the timeout; `false` when there have been enough.
+    pub(super) fn retransmit(&mut self, now: Instant) -> bool {
+        if self.retransmissions == MAX_RETRANSMIT {
+            return false;
+        }
+        self.retransmissions += 1;
+        self.timeout *= 2;
+        self.deadline = now + self.timeout;
+        true
+    }
+}
+
+/// How many Non-confirmable notifications a Reset can be matched to.
+const RECENT: usize = 16;
+
+/// The state of one endpoint.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    next_message_id: u16,
+    pub(super) in_flight: Option<InFlight>,
+    /// Separate responses; they go before notifications, because somebody waits for each of them.
+    pub(super) responses: VecDeque<Outbound>,
+    pub(super) notifications: VecDeque<Outbound>,
+    pub(super) notification_bytes: usize,
+    pub(super) observations: Vec<ObservationId>,
+    pub(super) exchanges: usize,
+    /// Non-confirmable notifications sent last, oldest first.
+    recent: VecDeque<(u16, ObservationId)>,
+    /// The timer that is set for this endpoint.
+    pub(super) timer: Option<Instant>,
+    /// Since when nothing is going on here.
+    pub(super) idle_since: Option<Instant>,
+}
+
+impl Endpoint {
+    pub(super) fn new(first_message_id: u16) -> Self {
+        Self {
+            next_message_id: first_message_id,
+            in_flight: None,
+            responses: VecDeque::new(),
+            notifications: VecDeque::new(),
+            notification_bytes: 0,
+            observations: Vec::new(),
+            exchanges: 0,
+            recent: VecDeque::new(),
+            timer: None,
+            idle_since: None,
+        }
+    }
+
+    /// The next message id toward this endpoint. Counting keeps one from coming again within
+    /// EXCHANGE_LIFETIME for as long as the endpoint gets fewer than 65,536 messages in it (section 4.4).
+    pub(super) fn message_id(&mut self) -> u16 {
+        let id = self.next_message_id;
+        self.next_message_id = id.wrapping_add(1);
+        id
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
+            && self.responses.is_empty()
+            && self.notifications.is_empty()
+            && self.observations.is_empty()
+            && self.exchanges == 0
+    }
+
+    /// Remembers which observation a Non-confirmable notification was for.
+    pub(super) fn sent(&mut self, message_id: u16, observation: ObservationId) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((message_id, observation));
+    }
+
+    /// The observation whose Non-confirmable notification had this message id.
+    pub(super) fn observation_of(&self, message_id: u16) -> Option<ObservationId> {
+        self.recent.iter().rev().find(|(id, _)| *id == message_id).map(|(_, observation)| *observation)
+    }
+
+    /// Takes the first message that may be sent now: anything Confirmable waits for the one in flight, and
+    /// a notification waits while its observation is `held`.
+    pub(super) fn take_sendable(&mut self, held: impl Fn(ObservationId) -> bool) -> Option<Outbound> {
+        let free = self.in_flight.is_none();
+        if free && let Some(response) = self.responses.pop_front() {
+            return Some(response);
+        }
+        let position = self.notifications.iter().position(|notification| {
+            (free || !notification.confirmable) && !notification.observation.is_some_and(&held)
+        })?;
+        let notification = self.notifications.remove(position)?;
+        self.notification_bytes -= notification.memory();
+        Some(notification)
+    }
+
+    /// Takes the oldest notification to make room.
+    pub(super) fn drop_oldest(&mut self) -> Option<Outbound> {
+        let oldest = self.notifications.pop_front()?;
+        self.notification_bytes -= oldest.memory();
+        Some(oldest)
+    }
+
+    /// Takes all notifications of an observation that has ended out of the queue. Returns how many
+    /// there were, and their bytes.
+    pub(super) fn drop_notifications(&mut self, of: ObservationId) -> (u64, usize) {
+        let (before, bytes) = (self.notifications.len(), self.notification_bytes);
+        let mut left = 0;
+        self.notifications.retain(|notification| {
+            let keep = notification.observation != Some(of);
+            left += if keep { notification.memory() } else { 0 };
+            keep
+        });
+        self.notification_bytes = left;
+        ((before - self.notifications.len()) as u64, bytes - left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retransmissions_follow_the_rfc() {
+        let start = Instant::now();
+        for random in [0, 250, 500, u64::MAX] {
+            let mut message = InFlight::new(start, 1, None, Vec::new(), random);
+            let first = message.deadline - start;
+            assert!(first >= ACK_TIMEOUT && first <= ACK_TIMEOUT * 3 / 2, "{first:?}");
+            let mut sent = 0;
+            while message.retransmit(message.deadline) {
+                sent += 1;
+            }
+            assert_eq!(sent, MAX_RETRANSMIT);
+            // Section 4.8.2: MAX_TRANSMIT_WAIT is 93 s with the default parameters.
+            assert_eq!(message.deadline - start, first * 31);
+            assert!(message.deadline - start <= Duration::from_secs(93));
+        }
+    }
+
+    #[test]
+    fn a_held_observation_does_not_hold_the_others() {
+        let mut endpoint = Endpoint::new(65_535);
+        for id in [1, 2, 1] {
+            let message = Outbound {
+                confirmable: true,
+                observation: Some(ObservationId(id)),
+                datagram: Vec::new(),
+                body: None,
+            };
+            endpoint.notification_bytes += message.memory();
+            endpoint.notifications.push_back(message);
+        }
+        let held = |id| id == ObservationId(1);
+        assert_eq!(endpoint.take_sendable(held).and_then(|m| m.observation), Some(ObservationId(2)));
+        assert!(endpoint.take_sendable(held).is_none());
+        let (messages, bytes) = endpoint.drop_notifications(ObservationId(1));
+        assert_eq!((messages, endpoint.notification_bytes), (2, 0));
+        assert!(bytes > 0 && endpoint.is_idle());
+        assert_eq!([endpoint.message_id(), endpoint.message_id()], [65_535, 0]);
+    }
+}

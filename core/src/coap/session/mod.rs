@@ -1,0 +1,302 @@
+//! The session: one state machine for all endpoints of one UDP socket.
+//!
+//! Owns the order in which things happen to a datagram: is it a message, has it been seen, is it a
+//! request, and which resource answers. It must not do I/O or read a clock: the driver hands in datagrams,
+//! outcomes and the time, and takes datagrams out of [`Session::outgoing`].
+//!
+//! An endpoint is an address. What an endpoint has proved about itself (RFC 9175) belongs into
+//! [`endpoint::Endpoint`], where an acknowledgement of ours arrives.
+
+mod block;
+mod dedup;
+mod endpoint;
+mod exchange;
+mod layer;
+mod limits;
+mod observe;
+mod outgoing;
+mod reply;
+mod request;
+mod resources;
+mod timers;
+mod upstream;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::Instant;
+
+pub use limits::{
+    ACK_TIMEOUT, CONFIRM_INTERVAL, EXCHANGE_LIFETIME, FETCH_WAIT, Limits, MAX_RETRANSMIT, NON_LIFETIME,
+    PIGGYBACK_WAIT, TRANSFER_LIFETIME,
+};
+pub use outgoing::Outgoing;
+pub use upstream::{
+    Event, ExchangeId, Loss, ObservationId, Refusal, Representation, RequestFailure, Upstream,
+};
+
+use self::block::{Key, Received, Transfers, cache_key};
+use self::dedup::{Dedup, Seen};
+use self::endpoint::Endpoint;
+use self::exchange::Exchange;
+use self::observe::Observation;
+use self::reply::{Failure, Reply};
+use self::request::{Request, Unreadable};
+use self::timers::Timers;
+use super::codec::{self, Datagram, ParseError, Type};
+use super::option::Block;
+use super::{Code, Token};
+
+/// A CoAP server's state toward all endpoints of one socket. `A` is an endpoint's address.
+pub struct Session<A> {
+    limits: Limits,
+    random: Random,
+    started: Instant,
+    out: Outgoing<A>,
+    dedup: Dedup<A>,
+    endpoints: HashMap<A, Endpoint>,
+    /// Endpoints that became idle, oldest first; those that are at work again are passed over.
+    idle: VecDeque<(Instant, A)>,
+    exchanges: HashMap<ExchangeId, Exchange<A>>,
+    observations: HashMap<ObservationId, Observation<A>>,
+    by_token: HashMap<(A, Token), ObservationId>,
+    transfers: Transfers<A>,
+    timers: Timers<Due<A>>,
+    /// The bytes of all waiting notifications.
+    queued_bytes: usize,
+    last_id: u64,
+    /// Where a request's subject is put together.
+    subject: String,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy)]
+enum Due<A> {
+    /// The answer is slow: acknowledge the request on its own.
+    Acknowledge(ExchangeId),
+    /// Something about this endpoint: a retransmission, or a notification that has waited long enough.
+    Endpoint(A),
+}
+
+/// Where a response goes.
+#[derive(Debug, Clone, Copy)]
+struct Origin<A> {
+    from: A,
+    message_id: u16,
+    token: Token,
+    confirmable: bool,
+}
+
+/// A request on its way to its resource.
+struct Call<'a, A> {
+    origin: Origin<A>,
+    request: Request<'a>,
+    /// The Block1 option that the response repeats, when the body came in blocks.
+    block1: Option<Block>,
+}
+
+impl<A: Copy + Eq + Hash> Session<A> {
+    /// A session without endpoints. `seed` makes message ids and retransmission times unpredictable.
+    #[must_use]
+    pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
+        Self {
+            random: Random(seed),
+            started: now,
+            out: Outgoing::new(),
+            dedup: Dedup::new(limits.dedup_entries, limits.dedup_bytes),
+            endpoints: HashMap::new(),
+            idle: VecDeque::new(),
+            exchanges: HashMap::new(),
+            observations: HashMap::new(),
+            by_token: HashMap::new(),
+            transfers: Transfers::new(
+                limits.max_payload_bytes,
+                limits.block_bytes,
+                limits.block_bytes_per_endpoint,
+            ),
+            timers: Timers::new(),
+            queued_bytes: 0,
+            last_id: 0,
+            subject: String::new(),
+            limits,
+        }
+    }
+
+    /// Takes a datagram in. What it causes is in [`Session::outgoing`] afterwards.
+    pub fn receive(&mut self, now: Instant, from: A, datagram: &[u8], upstream: &mut impl Upstream<A>) {
+        let message = match codec::parse(datagram) {
+            Ok(message) => message,
+            // Rejecting an acknowledgement or a Reset is ignoring it (RFC 7252, section 4.2).
+            Err(ParseError::Malformed {
+                kind: Type::Confirmable | Type::NonConfirmable, message_id, ..
+            }) => return self.reset(from, message_id),
+            Err(_) => return,
+        };
+        let origin = Origin {
+            from,
+            message_id: message.message_id,
+            token: message.token,
+            confirmable: message.kind == Type::Confirmable,
+        };
+        match message.kind {
+            Type::Acknowledgement if message.code == Code::EMPTY => {
+                self.acknowledged(now, from, message.message_id);
+            }
+            Type::Reset if message.code == Code::EMPTY => {
+                self.rejected(now, from, message.message_id, upstream);
+            }
+            // This server sends no requests, so that there is nothing that these could answer.
+            Type::Acknowledgement | Type::Reset => {}
+            _ if message.code.is_request() => self.request(now, origin, &message, upstream),
+            // An Empty Confirmable message is a ping (section 4.3). Responses and reserved classes lack
+            // their context (sections 4.2 and 4.3).
+            Type::Confirmable => self.reset(from, message.message_id),
+            Type::NonConfirmable if message.code.is_response() => self.reset(from, message.message_id),
+            Type::NonConfirmable => {}
+        }
+    }
+
+    /// Does what is due. Call it when [`Session::next_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant, upstream: &mut impl Upstream<A>) {
+        while let Some(due) = self.timers.pop_due(now) {
+            match due {
+                Due::Acknowledge(id) => self.acknowledge_slow(id),
+                Due::Endpoint(address) => self.endpoint_due(now, address, upstream),
+            }
+        }
+        self.transfers.expire(now);
+        self.forget_idle(now);
+    }
+
+    /// When [`Session::handle_timeout`] is to be called next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        [self.timers.next(), self.transfers.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// The datagrams to send.
+    #[must_use]
+    pub fn outgoing(&self) -> &Outgoing<A> {
+        &self.out
+    }
+
+    /// Says that the outgoing datagrams have been sent.
+    pub fn clear_outgoing(&mut self) {
+        self.out.clear();
+    }
+
+    fn request(
+        &mut self,
+        now: Instant,
+        origin: Origin<A>,
+        message: &Datagram<'_>,
+        upstream: &mut impl Upstream<A>,
+    ) {
+        let lifetime = if origin.confirmable { EXCHANGE_LIFETIME } else { NON_LIFETIME };
+        if let Seen::Duplicate { reply } = self.dedup.see(now, origin.key(), now + lifetime) {
+            // A duplicate of a Non-confirmable message is silently ignored (section 4.5).
+            if !origin.confirmable {
+                return;
+            }
+            // Without a reply yet: the acknowledgement is about to come.
+            if !reply.is_empty() {
+                self.out.push(origin.from, |out| out.extend_from_slice(reply));
+            }
+            return;
+        }
+        let request = match Request::read(message) {
+            Ok(request) => request,
+            Err(reason) => return self.unreadable(now, &origin, reason),
+        };
+        let call = Call { origin, request, block1: None };
+        let Some(block) = request.block1.filter(|_| request.code != Code::GET) else {
+            if request.payload.len() > self.limits.max_payload_bytes {
+                return self.fail(now, &call, &Failure::too_large(self.limits.max_payload_bytes));
+            }
+            return self.dispatch(now, &call, upstream);
+        };
+        self.request_block(now, call, block, upstream);
+    }
+
+    /// A block of a request's body (RFC 7959, section 2.5).
+    fn request_block(
+        &mut self,
+        now: Instant,
+        call: Call<'_, A>,
+        block: Block,
+        upstream: &mut impl Upstream<A>,
+    ) {
+        let payload = call.request.payload;
+        let failure = match self.transfers.receive(now, call.key(), block, call.request.size1, payload) {
+            Received::Whole(body) => {
+                let request = Request { payload: &body, ..call.request };
+                return self.dispatch(now, &Call { request, block1: Some(block), ..call }, upstream);
+            }
+            Received::Continue => {
+                let reply = Reply { block1: Some(block), ..Reply::new(Code::CONTINUE) };
+                return self.answer(now, &call.origin, &reply);
+            }
+            Received::Incomplete => {
+                Failure::new(Code::REQUEST_ENTITY_INCOMPLETE, "a block before this one is missing")
+            }
+            Received::WrongLength => {
+                Failure::new(Code::BAD_REQUEST, "the block is not as long as its option says")
+            }
+            Received::TooLarge => Failure::too_large(self.limits.max_payload_bytes),
+            Received::Full(full) => full.into(),
+        };
+        self.fail(now, &Call { block1: Some(block), ..call }, &failure);
+    }
+
+    fn unreadable(&mut self, now: Instant, origin: &Origin<A>, reason: Unreadable) {
+        let failure = match reason {
+            // RFC 7252, section 5.4.1: a Non-confirmable one is rejected.
+            Unreadable::BadOption(_) if !origin.confirmable => {
+                return self.reset(origin.from, origin.message_id);
+            }
+            Unreadable::BadOption(number) => {
+                Failure::new(Code::BAD_OPTION, format!("option {number} is not understood"))
+            }
+            Unreadable::Proxy => Failure::new(Code::PROXYING_NOT_SUPPORTED, "not a proxy"),
+            Unreadable::BlockSize => Failure::new(Code::BAD_REQUEST, "the block size is reserved"),
+        };
+        self.answer(now, origin, &failure.reply());
+    }
+
+    /// Answers with a failure.
+    fn fail(&mut self, now: Instant, call: &Call<'_, A>, failure: &Failure) {
+        self.answer(now, &call.origin, &Reply { block1: call.block1, ..failure.reply() });
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+impl<A: Copy> Call<'_, A> {
+    /// What a transfer of the request's or the response's body is known by.
+    fn key(&self) -> Key<A> {
+        let cache = cache_key(self.request.code, self.request.options);
+        Key { from: self.origin.from, cache }
+    }
+}
+
+impl<A: Copy> Origin<A> {
+    fn key(&self) -> dedup::Key<A> {
+        (self.from, self.message_id, self.token)
+    }
+}
+
+/// A small generator (SplitMix64): its numbers need to be spread, and unpredictable to those who do not
+/// know the seed, but keep no secret.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

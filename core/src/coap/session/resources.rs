@@ -1,0 +1,133 @@
+//! The resource space over CoAP (design, section 6).
+//!
+//! Owns which method does what on which path. It must not know how an answer travels.
+
+use std::hash::Hash;
+use std::time::Instant;
+
+use super::block::etag;
+use super::layer;
+use super::reply::{Failure, Reply};
+use super::upstream::{Representation, Upstream};
+use super::{Call, Session};
+use crate::coap::Code;
+use crate::coap::content_format::{self, LINK_FORMAT};
+use crate::coap::discovery;
+use crate::coap::option::{MAX_SZX, number};
+use crate::message::Message;
+
+impl<A: Copy + Eq + Hash> Session<A> {
+    pub(super) fn dispatch(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
+        let code = call.request.code;
+        match (call.request.verb(), code) {
+            (b"pub", Code::POST | Code::PUT) => self.publish(now, call, upstream),
+            (b"req", Code::POST | Code::GET) if is_later_block(call) => self.later_block(now, call),
+            (b"req", Code::POST | Code::GET) => self.start_request(now, call, upstream),
+            (b"sub", Code::GET) if is_later_block(call) => self.later_block(now, call),
+            (b"sub", Code::GET) => match call.request.observe {
+                Some(0) => self.observe(now, call, upstream),
+                Some(1) => self.deregister(now, call, upstream),
+                _ => {
+                    self.fail(now, call, &Failure::new(Code::METHOD_NOT_ALLOWED, "GET needs Observe 0 here"))
+                }
+            },
+            (b"pub" | b"req" | b"sub", _) => self.not_allowed(now, call),
+            (_, Code::GET) if is_later_block(call) && self.transfers.fetch(now, call.key()).is_some() => {
+                self.later_block(now, call);
+            }
+            _ => self.read(now, call, upstream),
+        }
+    }
+
+    fn publish(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
+        let mut text = std::mem::take(&mut self.subject);
+        let outcome = call.request.subject(&mut text).map_err(Failure::from).and_then(|subject| {
+            let headers = content_format::headers(call.request.content_format);
+            let message = Message { subject, reply: None, headers, payload: call.request.payload };
+            upstream.publish(call.origin.from, &message).map_err(Failure::from)
+        });
+        self.subject = text;
+        match outcome {
+            Ok(()) => {
+                let reply = Reply { block1: call.block1, ..Reply::new(Code::CHANGED) };
+                self.answer(now, &call.origin, &reply);
+            }
+            Err(failure) => self.fail(now, call, &failure),
+        }
+    }
+
+    /// A later block of a body whose first block has been sent (RFC 7959, sections 2.4 and 2.6). The request is
+    /// not carried out again.
+    fn later_block(&mut self, now: Instant, call: &Call<'_, A>) {
+        let wanted = call.request.block2;
+        let message_id = self.answer_id(now, &call.origin);
+        let key = call.key();
+        let Some(download) = self.transfers.fetch(now, key) else {
+            let failure = match call.request.verb() {
+                b"sub" => {
+                    Failure::new(Code::METHOD_NOT_ALLOWED, "there is no notification to fetch blocks of")
+                }
+                _ => Failure::new(Code::REQUEST_ENTITY_INCOMPLETE, "there is no reply to fetch blocks of"),
+            };
+            return self.fail(now, call, &failure);
+        };
+        let reply = Reply { content_format: download.content_format, ..Reply::new(download.code) };
+        let Some(reply) = reply.with_block(&download.body, download.etag, wanted, MAX_SZX) else {
+            return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the body ends before this block"));
+        };
+        let last = reply.block2.is_some_and(|block| !block.more);
+        layer::put_answer(&mut self.out, &mut self.dedup, &call.origin, message_id, &reply);
+        if last {
+            self.transfers.fetched(key);
+        }
+        self.fetched_block(now, key, last);
+    }
+
+    /// Everything that is not a verb: discovery, and what the node shows of itself.
+    fn read(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
+        let Some(path) = call.request.path() else {
+            return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the path is not UTF-8"));
+        };
+        let representation = if path == discovery::PATH {
+            let links = discovery::links(call.request.options.values(number::URI_QUERY));
+            Some(Representation { content_format: Some(LINK_FORMAT), available: true, payload: links })
+        } else {
+            upstream.read(call.origin.from, &path)
+        };
+        let Some(representation) = representation else {
+            return self.fail(now, call, &Failure::new(Code::NOT_FOUND, "no such resource"));
+        };
+        if call.request.code != Code::GET {
+            return self.not_allowed(now, call);
+        }
+        self.show(now, call, representation);
+    }
+
+    fn not_allowed(&mut self, now: Instant, call: &Call<'_, A>) {
+        self.fail(now, call, &Failure::new(Code::METHOD_NOT_ALLOWED, "the method is not allowed here"));
+    }
+
+    fn show(&mut self, now: Instant, call: &Call<'_, A>, shown: Representation) {
+        if call.request.accept.is_some() && call.request.accept != shown.content_format {
+            let failure = Failure::new(Code::NOT_ACCEPTABLE, "there is no such representation");
+            return self.fail(now, call, &failure);
+        }
+        let code = if shown.available { Code::CONTENT } else { Code::SERVICE_UNAVAILABLE };
+        let tag = etag(&shown.payload);
+        let reply = Reply { content_format: shown.content_format, max_age: Some(0), ..Reply::new(code) };
+        let Some(reply) = reply.with_block(&shown.payload, tag, call.request.block2, MAX_SZX) else {
+            return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the body ends before this block"));
+        };
+        self.answer(now, &call.origin, &reply);
+        if reply.block2.is_some_and(|block| block.more && block.number == 0) {
+            // When there is no room, later blocks come from what the resource shows by then, and the
+            // entity tag tells whether that is still the same.
+            let _ = self.transfers.offer(now, call.key(), code, shown.content_format, shown.payload);
+        }
+    }
+}
+
+/// Whether the request asks for another block than the first one.
+fn is_later_block<A>(call: &Call<'_, A>) -> bool {
+    call.request.block2.is_some_and(|block| block.number > 0)
+}
