@@ -164,10 +164,10 @@ impl NodeHandle {
         &self.shared.metrics
     }
 
-    /// The effective configuration.
+    /// The effective configuration, as of the last reload.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
-        self.shared.config.clone()
+        self.shared.live_config.read().clone()
     }
 
     /// Who the node is.

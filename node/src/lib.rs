@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod config;
+pub mod datadir;
 mod delivery;
 mod exchange;
 mod handle;
@@ -21,7 +22,7 @@ mod worker;
 pub use delivery::Delivery;
 pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};
 pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
-pub use node::{Node, NodeBuilder, StartError};
+pub use node::{Addresses, Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;
 pub use worker::{Worker, Workers};

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
 use crate::listener::{self, nats};
 use crate::metrics::{DropReason, Listener};
@@ -42,6 +43,7 @@ pub enum StartError {
 #[derive(Debug, Default)]
 pub struct NodeBuilder {
     config: Config,
+    data_dir: Option<DataDir>,
     workers: Option<usize>,
 }
 
@@ -50,6 +52,19 @@ pub struct NodeBuilder {
 pub struct Node {
     handle: NodeHandle,
     workers: Option<Arc<Workers>>,
+    /// Locked for as long as the node runs.
+    _data_dir: Option<DataDir>,
+}
+
+/// The addresses that the listeners are bound to; `None` for one that is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// NATS over TCP.
+    pub nats: Option<SocketAddr>,
+    /// CoAP over UDP.
+    pub coap: Option<SocketAddr>,
+    /// HTTP.
+    pub http: Option<SocketAddr>,
 }
 
 impl NodeBuilder {
@@ -67,6 +82,13 @@ impl NodeBuilder {
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
         listeners.http.address = crate::config::Address::Off;
+        self
+    }
+
+    /// Keeps the node's files here. A node without a data directory keeps nothing.
+    #[must_use]
+    pub fn data_dir(mut self, data_dir: DataDir) -> Self {
+        self.data_dir = Some(data_dir);
         self
     }
 
@@ -100,7 +122,7 @@ impl NodeBuilder {
         bound.serve(&handle, &workers);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
-        Ok(Node { handle, workers: Some(workers) })
+        Ok(Node { handle, workers: Some(workers), _data_dir: self.data_dir })
     }
 }
 
@@ -119,8 +141,21 @@ impl Node {
 
     /// The addresses that the listeners are bound to.
     #[must_use]
-    pub fn addresses(&self) -> Vec<(Listener, SocketAddr)> {
-        self.handle.addresses()
+    pub fn addresses(&self) -> Addresses {
+        let bound = self.handle.addresses();
+        let of = |listener| bound.iter().find(|(l, _)| *l == listener).map(|(_, address)| *address);
+        Addresses { nats: of(Listener::Nats), coap: of(Listener::Coap), http: of(Listener::Http) }
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.handle.info().name
+    }
+
+    /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
+    pub fn reload(&self, config: Config) {
+        *self.handle.shared.live_config.write() = Arc::new(config);
     }
 
     /// Ends the node in order: no new sessions, then everything that is under way is finished as far as

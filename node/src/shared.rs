@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -55,7 +55,10 @@ pub(crate) struct WireSession {
 pub(crate) struct Shared {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) metrics: Arc<Metrics>,
+    /// As it was at the start.
     pub(crate) config: Arc<Config>,
+    /// As it is after reloads.
+    pub(crate) live_config: RwLock<Arc<Config>>,
     pub(crate) info: NodeInfo,
     pub(crate) replies: Arc<Replies>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -89,6 +92,7 @@ impl Shared {
             foreign: Mutex::new(Publisher::new(exchange.clone(), rand::random())),
             exchange,
             metrics,
+            live_config: RwLock::new(config.clone()),
             config,
             info,
             replies,

@@ -24,6 +24,46 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The full paths of the keys whose values differ in `new`; a list counts as one key.
+    #[must_use]
+    pub fn changed_keys(&self, new: &Self) -> Vec<String> {
+        let tables = (Table::try_from(self), Table::try_from(new));
+        let (Ok(old_table), Ok(new_table)) = tables else { return Vec::new() };
+        let mut changed = Vec::new();
+        collect_changes(&old_table, &new_table, "", &mut changed);
+        // Secrets look alike once they are serialized.
+        if self.auth.users != new.auth.users && !changed.iter().any(|key| key == "auth.users") {
+            changed.push("auth.users".to_owned());
+        }
+        changed
+    }
+
+    /// Whether a running node takes over another value of the key; the others wait for the next start.
+    #[must_use]
+    pub fn is_reloadable(key: &str) -> bool {
+        RELOADABLE_KEYS.contains(&key)
+    }
+}
+
+/// What can change under sessions that exist already. Listeners, the data directory and the sizes of tables
+/// are fixed at the start.
+const RELOADABLE_KEYS: [&str; 1] = ["log.level"];
+
+fn collect_changes(old: &Table, new: &Table, prefix: &str, changed: &mut Vec<String>) {
+    // A key without a default is in one of the tables only.
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for key in keys {
+        match (old.get(key), new.get(key)) {
+            (Some(Value::Table(old)), Some(Value::Table(new))) => {
+                collect_changes(old, new, &format!("{prefix}{key}."), changed);
+            }
+            (old, new) if old != new => changed.push(format!("{prefix}{key}")),
+            _ => {}
+        }
+    }
+}
+
 fn mask_table(table: &mut Table) {
     for (key, value) in table.iter_mut() {
         let secret = SECRET_WORDS.iter().any(|word| key.contains(word)) && !key.ends_with("_file");

@@ -29,6 +29,16 @@ impl Default for NodeSection {
     }
 }
 
+impl NodeSection {
+    /// The node's name: the configured one, else the machine's host name.
+    #[must_use]
+    pub fn name_or_host(&self) -> String {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = self.name.clone().unwrap_or_else(host);
+        if name.is_empty() { "waymeet".to_owned() } else { name }
+    }
+}
+
 /// `[listeners]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

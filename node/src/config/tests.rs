@@ -272,6 +272,34 @@ fn texts_with_a_grammar_are_checked() {
 }
 
 #[test]
+fn what_has_changed_is_named() {
+    let old = toml("[log]\nlevel = 'warn'").unwrap();
+    let mut new = toml("[node]\nname = 'a'\n[listeners.http]\nallowed_origins = ['https://a']").unwrap();
+    assert_eq!(old.changed_keys(&old), [] as [&str; 0]);
+    assert_eq!(old.changed_keys(&new), ["listeners.http.allowed_origins", "log.level", "node.name"]);
+    assert!(Config::is_reloadable("log.level") && !Config::is_reloadable("node.name"));
+    new = old.clone();
+    new.auth.users.push(user("one"));
+    let mut newer = new.clone();
+    newer.auth.users[0] = user("other");
+    assert_eq!(new.changed_keys(&newer), ["auth.users"]);
+}
+
+fn user(secret: &str) -> User {
+    User {
+        name: "a".into(),
+        password_hash: Some(Secret::new(secret)),
+        token_hash: Some(Secret::new(secret)),
+        nkey: None,
+        certificate: None,
+        psk_file: Some("a.psk".into()),
+        publish: Permissions::default(),
+        subscribe: Permissions::default(),
+        allow_responses: None,
+    }
+}
+
+#[test]
 fn durations_are_written_in_one_way() {
     for (text, ms) in [("0s", 0), ("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000)] {
         assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
@@ -296,19 +324,8 @@ proptest! {
 
     #[test]
     fn no_secret_is_ever_printed(secret in "s3cr3t-[a-zA-Z0-9$=,+]{8,40}") {
-        let user = User {
-            name: "a".into(),
-            password_hash: Some(Secret::new(&secret)),
-            token_hash: Some(Secret::new(&secret)),
-            nkey: None,
-            certificate: None,
-            psk_file: Some("a.psk".into()),
-            publish: Permissions::default(),
-            subscribe: Permissions::default(),
-            allow_responses: None,
-        };
         let mut config = Config::default();
-        config.auth.users.push(user);
+        config.auth.users.push(user(&secret));
         let mut upstream: HttpUpstream =
             toml("[[http.upstream]]\nsubject = 'a'\nurl = 'http://h/'").unwrap().http.upstream.remove(0);
         upstream.url = format!("http://user:{secret}@127.0.0.1/a@b");

@@ -1,0 +1,124 @@
+//! `waymeet serve`: a node from its start to its drain.
+//!
+//! Owns the process's side of it: configuration, logs, the banner and the signals. The node itself is the
+//! library's.
+
+use std::io::Write as _;
+
+use waymeet::Node;
+use waymeet::config::Config;
+use waymeet::datadir::DataDir;
+
+use super::Failure;
+use super::args::ServeArgs;
+use super::banner::{Addresses, Banner, program};
+use crate::log::{self, LogControl};
+
+/// What the process is asked for from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// SIGTERM or SIGINT: drain and end.
+    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+/// Runs a node until it is told to stop.
+pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.layers())?;
+    let logs = log::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(args, config, &logs))
+}
+
+async fn run(args: &ServeArgs, mut config: Config, logs: &LogControl) -> Result<(), Failure> {
+    // Before the start, so that no signal meets a process that does not know it.
+    let mut signals = Signals::new()?;
+    let data_dir = DataDir::open(&config.node.data_dir)?;
+    let node = Node::builder().config(config.clone()).data_dir(data_dir).start().await?;
+    print_banner(&node, &config)?;
+    loop {
+        match signals.next().await {
+            Signal::Stop => break,
+            Signal::Reload => reload(args, &mut config, &node, logs),
+        }
+    }
+    tracing::info!("draining");
+    let drained = node.drain();
+    tokio::select! {
+        () = drained => tracing::info!("drained"),
+        // Whoever asks twice does not want to wait.
+        () = signals.stopped() => tracing::warn!("stopped before the drain was over"),
+    }
+    Ok(())
+}
+
+fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
+    let addresses = node.addresses();
+    let banner = Banner {
+        name: node.name(),
+        addresses: Addresses { nats: addresses.nats, coap: addresses.coap, http: addresses.http },
+        data_dir: &config.node.data_dir,
+        program: &program(),
+        anonymous: config.auth.anonymous,
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{banner}")?;
+    out.flush()
+}
+
+/// Takes over what can change while the node runs, and names what cannot. A configuration that is wrong
+/// changes nothing.
+fn reload(args: &ServeArgs, config: &mut Config, node: &Node, logs: &LogControl) {
+    let new = match Config::load(&args.layers()) {
+        Ok(new) => new,
+        Err(error) => {
+            for problem in &error.problems {
+                tracing::error!("the configuration was not reloaded: {problem}");
+            }
+            return;
+        }
+    };
+    logs.set_level(new.log.level);
+    let changed = config.changed_keys(&new);
+    node.reload(new.clone());
+    let (taken, waiting): (Vec<_>, Vec<_>) = changed.into_iter().partition(|key| Config::is_reloadable(key));
+    if !waiting.is_empty() {
+        tracing::warn!(
+            keys = waiting.join(", "),
+            "these keys have changed and take effect at the next start"
+        );
+    }
+    tracing::info!(keys = taken.join(", "), "the configuration was reloaded");
+    *config = new;
+}
+
+/// The signals that a node obeys.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.hang_up.recv() => Signal::Reload,
+        }
+    }
+
+    async fn stopped(&mut self) {
+        while self.next().await != Signal::Stop {}
+    }
+}
