@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from drivers.kinds import KINDS
 from services import UPSTREAMS, Services
-from waymeet_node import NatsServer, Waymeet
+from waymeet_node import NatsServer, StartFailed, Waymeet
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = pathlib.Path(os.environ.get("INTEROP_TARGET", ROOT / "target" / "interop")) / "logs"
@@ -17,6 +17,7 @@ LOGS = pathlib.Path(os.environ.get("INTEROP_TARGET", ROOT / "target" / "interop"
 
 def pytest_addoption(parser):
     parser.addoption("--binary", default=str(ROOT / "target" / "debug" / "waymeet"), help="the node to test")
+    parser.addoption("--without", action="append", default=[], help="a client kind that is not to be had")
     parser.addoption("--reference", help="a nats-server to run the suites' NATS part against instead")
 
 
@@ -42,12 +43,15 @@ def pytest_generate_tests(metafunc):
 class World:
     """A running node and the clients that were opened to it, each once."""
 
-    def __init__(self, node):
+    def __init__(self, node, without=()):
         self.node = node
+        self._without = without
         self._opening = {}
 
     async def client(self, kind):
         """The client of a kind. When it cannot be opened, every test that wants it is told so at once."""
+        if kind in self._without:
+            pytest.skip(f"{kind} is not to be had here")
         return await self.once(kind, lambda: self._open(kind))
 
     async def once(self, key, make):
@@ -74,6 +78,8 @@ class World:
 async def world(request, pytestconfig):
     """The module's node and its clients. The module's `CONFIG` is TOML, or a function of the HTTP services
     that makes it."""
+    if failure := getattr(request.module, "start_failure", None):
+        raise failure
     if pytestconfig.getoption("--reference"):
         node = NatsServer(pytestconfig.getoption("--reference"))
     else:
@@ -82,8 +88,14 @@ async def world(request, pytestconfig):
     config = getattr(request.module, "CONFIG", "")
     if callable(config):
         config = "" if pytestconfig.getoption("--reference") else await config(services)
-    await node.start(config=config)
-    world = World(node)
+    try:
+        await node.start(config=config)
+    except (OSError, StartFailed) as error:
+        # Kept, because pytest would start it again for every test of the module.
+        request.module.start_failure = error
+        await services.stop()
+        raise
+    world = World(node, pytestconfig.getoption("--without"))
     failed_before = request.session.testsfailed
     yield world
     await world.close()
