@@ -1,0 +1,16 @@
+//! The fuzz targets: one function per parser and per whole session.
+//!
+//! Owns what is fed to the core and what must hold of it whatever the bytes are. It must not know who
+//! makes the bytes: libFuzzer does (`fuzz_targets/`), or the mutations of `src/bin/smoke.rs`. A target
+//! panics when something does not hold.
+
+mod subject;
+
+pub use subject::subject;
+
+/// A target's name, which is also that of its folder in `seeds`, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
+/// a folder in `seeds`.
+pub const TARGETS: &[Target] = &[("subject", subject)];

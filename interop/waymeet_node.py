@@ -1,0 +1,147 @@
+"""Starts and ends the server under test: a fresh `waymeet`, or the real nats-server for reference.
+
+Owns the process, its configuration, its addresses and its log. It must not know a suite.
+"""
+
+import asyncio
+import os
+import pathlib
+import re
+import shutil
+import signal
+import tempfile
+
+from drivers.process import Child
+from page import Page
+
+# A debug build on a busy machine of two cores; a healthy start takes well under a second.
+START_PATIENCE_S = 15.0
+ADDRESSES = {
+    "nats": re.compile(r"\bnats://((?:127\.0\.0\.1|\[::1\]):\d+)"),
+    "coap": re.compile(r"\bcoap://((?:127\.0\.0\.1|\[::1\]):\d+)"),
+    "http": re.compile(r"\bhttp://((?:127\.0\.0\.1|\[::1\]):\d+)"),
+}
+
+
+class StartFailed(Exception):
+    """The server ended, or said nothing of its addresses, before it was ready."""
+
+    def __init__(self, why, exit_code, log):
+        super().__init__(f"{why}\n{log}")
+        self.exit_code = exit_code
+        self.log = log
+
+
+class Server:
+    """What the drivers need to know of a running server."""
+
+    binary = nats = coap = http = websocket = page = None
+
+    def __init__(self):
+        self.lines = []
+        self.child = None
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="waymeet-interop-"))
+
+    @property
+    def log(self):
+        """Everything that the server has written so far."""
+        return "\n".join(self.lines)
+
+    @property
+    def process(self):
+        return self.child.process
+
+    async def spawn(self, argv, is_ready, env=None):
+        """Starts the process and returns once `is_ready(log)`."""
+        self.child = await Child.start(*argv, env=env, cwd=self.directory)
+        changed = asyncio.Event()
+
+        def on_line(line):
+            self.lines.append(line.decode(errors="replace"))
+            changed.set()
+
+        self.child.on_line(self.process.stdout, on_line, changed.set)
+        self.child.on_line(self.process.stderr, on_line, changed.set)
+        exited = asyncio.create_task(self.process.wait())
+        deadline = asyncio.get_running_loop().time() + START_PATIENCE_S
+        while not is_ready(self.log):
+            if exited.done():
+                # Both readers have to reach the end before the log is whole.
+                await asyncio.gather(*self.child._readers)
+                raise StartFailed(f"{argv[0]} ended with {exited.result()}", exited.result(), self.log)
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                await self.child.stop(signal.SIGKILL)
+                raise StartFailed(f"{argv[0]} was not ready in time", None, self.log)
+            changed.clear()
+            waiting = asyncio.create_task(changed.wait())
+            await asyncio.wait({waiting, exited}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+
+    async def stop(self, keep_log_as=None):
+        """Ends the server as an operator would; returns its exit code."""
+        code = await self.child.stop(signal.SIGTERM, patience_s=10)
+        if keep_log_as:
+            keep_log_as.parent.mkdir(parents=True, exist_ok=True)
+            keep_log_as.write_text(self.log + "\n")
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return code
+
+
+class Waymeet(Server):
+    """The node. `config` is TOML; `flags` come after the ones that pick free ports."""
+
+    def __init__(self, binary):
+        super().__init__()
+        self.binary = str(binary)
+
+    async def start(self, config="", flags=(), env=None):
+        argv = [
+            self.binary, "serve", "--nats", "127.0.0.1:0", "--coap", "127.0.0.1:0", "--http", "127.0.0.1:0",
+            "--data-dir", str(self.directory / "data"), *flags,
+        ]  # fmt: skip
+        if config:
+            path = self.directory / "waymeet.toml"
+            path.write_text(config)
+            argv += ["-c", str(path)]
+        wanted = [name for name in ADDRESSES if not _is_off(argv, name)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYMEET_")}
+        await self.spawn(
+            argv, lambda log: all(ADDRESSES[n].search(log) for n in wanted), {**environment, **(env or {})}
+        )
+        for name in wanted:
+            setattr(self, name, f"{name}://{ADDRESSES[name].search(self.log)[1]}")
+        if self.http:
+            self.websocket = self.http.replace("http://", "ws://")
+            self.page = f"{self.http}/"
+        return self
+
+
+def _is_off(argv, listener):
+    values = [value for flag, value in zip(argv, argv[1:]) if flag == f"--{listener}"]
+    return bool(values) and values[-1] == "off"
+
+
+class NatsServer(Server):
+    """The real nats-server: what the suites expect of NATS is checked against it with
+    `--reference PATH`."""
+
+    def __init__(self, binary):
+        super().__init__()
+        self.reference = str(binary)
+
+    async def start(self, config="", flags=(), env=None):
+        path = self.directory / "nats.conf"
+        path.write_text('listen: "127.0.0.1:-1"\nwebsocket { listen: "127.0.0.1:-1", no_tls: true }\n')
+        await self.spawn([self.reference, "-c", str(path)], lambda log: "Server is ready" in log)
+        port = re.search(r"client connections on 127\.0\.0\.1:(\d+)", self.log)[1]
+        self.nats = f"nats://127.0.0.1:{port}"
+        port = re.search(r"websocket clients on ws://127\.0\.0\.1:(\d+)", self.log)[1]
+        self.websocket = f"ws://127.0.0.1:{port}"
+        self._page = await Page.start()
+        self.page = self._page.url
+        return self
+
+    async def stop(self, keep_log_as=None):
+        self._page.stop()
+        return await super().stop(keep_log_as)

@@ -1,0 +1,140 @@
+//! Fetches the third-party clients of the interop suites, pinned, into `target/interop`.
+//!
+//! Owns what is fetched, from which of the project's pin files, and when it is still fresh. It must not
+//! know what the suites do with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::shell;
+
+/// Programs from Debian's packages: what is looked for, the package, and the client kinds that are left
+/// out without it.
+const DEBIAN: &[(&[&str], &str, &[&str])] = &[
+    (&["curl"], "curl", &["curl-post-sse", "curl-put-ndjson"]),
+    (&["coap-client-notls", "coap-client", "coap-client-openssl"], "libcoap3-bin", &["coap-client"]),
+    (&["chromium"], "chromium", &["ws-browser"]),
+];
+
+/// What the suites run with.
+pub struct Clients {
+    /// The Python of the virtual environment.
+    pub python: PathBuf,
+    /// Client kinds that this machine cannot have, each with the reason.
+    pub missing: Vec<(&'static str, String)>,
+}
+
+/// Where the fetched clients are.
+pub fn folder() -> PathBuf {
+    shell::target().join("interop")
+}
+
+/// Fetches whatever is not there yet. Without a network a warm folder is enough.
+pub fn clients() -> Result<Clients> {
+    fs::create_dir_all(folder())?;
+    let missing = debian()?;
+    let python = python()?;
+    javascript()?;
+    async_nats()?;
+    Ok(Clients { python, missing })
+}
+
+/// The content of the pins that something was made from. It is compared whole, so nothing can be stale.
+struct Stamp {
+    file: PathBuf,
+    pins: String,
+}
+
+impl Stamp {
+    fn new(name: &str, pins: &[&Path]) -> Result<Self> {
+        let mut text = String::new();
+        for pin in pins {
+            text += &fs::read_to_string(pin).with_context(|| format!("cannot read {}", pin.display()))?;
+        }
+        Ok(Self { file: folder().join(format!("{name}.stamp")), pins: text })
+    }
+
+    fn is_fresh(&self) -> bool {
+        fs::read_to_string(&self.file).is_ok_and(|made_from| made_from == self.pins)
+    }
+
+    fn write(&self) -> Result<()> {
+        fs::write(&self.file, &self.pins).with_context(|| format!("cannot write {}", self.file.display()))
+    }
+}
+
+fn python() -> Result<PathBuf> {
+    let venv = folder().join("venv");
+    let python = venv.join("bin").join("python");
+    let requirements = shell::root().join("interop").join("requirements.txt");
+    let stamp = Stamp::new("venv", &[&requirements])?;
+    if !(stamp.is_fresh() && python.is_file()) {
+        shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        shell::run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(&requirements))?;
+        stamp.write()?;
+    }
+    Ok(python)
+}
+
+fn javascript() -> Result<()> {
+    let from = shell::root().join("interop").join("js");
+    let to = folder().join("js");
+    fs::create_dir_all(&to)?;
+    // The scripts run beside node_modules, because Node.js looks for packages from where a script is.
+    for entry in fs::read_dir(&from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    let packages = Stamp::new("npm", &[&from.join("package.json"), &from.join("package-lock.json")])?;
+    if !(packages.is_fresh() && to.join("node_modules").is_dir()) {
+        shell::run(
+            Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&to),
+        )?;
+        packages.write()?;
+    }
+    let lock = from.join("package-lock.json");
+    let bundle = Stamp::new("bundle", &[&lock, &from.join("agent.mjs"), &from.join("page.mjs")])?;
+    if !(bundle.is_fresh() && to.join("page.bundle.js").is_file()) {
+        shell::run(Command::new("npm").args(["run", "--silent", "build"]).current_dir(&to))?;
+        bundle.write()?;
+    }
+    Ok(())
+}
+
+/// Builds the agent around async-nats. It is no member of the workspace, so Cargo is asked apart.
+fn async_nats() -> Result<()> {
+    let manifest = shell::root().join("interop").join("async-nats").join("Cargo.toml");
+    let mut build = shell::cargo();
+    build.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
+    shell::run(build.arg("--target-dir").arg(shell::target()))?;
+    fs::copy(shell::debug_binary("async-nats-agent"), folder().join("async-nats-agent"))?;
+    Ok(())
+}
+
+/// Installs what is missing when this is root on a Debian; says which client kinds are left out.
+fn debian() -> Result<Vec<(&'static str, String)>> {
+    let is_missing = |programs: &[&str]| shell::find_program(programs).is_none();
+    let wanted: Vec<&str> =
+        DEBIAN.iter().filter(|(p, ..)| is_missing(p)).map(|(_, package, _)| *package).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_root = shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if is_root && shell::find_program(&["apt-get"]).is_some() {
+        shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
+        let mut install = Command::new("apt-get");
+        install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&wanted);
+        shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    let absent = DEBIAN.iter().filter(|(programs, ..)| is_missing(programs));
+    Ok(absent
+        .flat_map(|(_, package, kinds)| {
+            kinds.iter().map(move |kind| (*kind, format!("the Debian package {package} is not installed")))
+        })
+        .collect())
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask`: the project's development commands.
+//!
+//! Owns the command line and which module carries out which command. It must not hold the work of a
+//! command.
+
+mod ci;
+mod fetch;
+mod fuzz;
+mod shell;
+mod terminal;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+  test [--only NAME]         everything that proves the node: tidy, cargo, interop, readme, examples;
+                             NAME is one of these or an expression that picks interop tests
+  tidy                       the rules of the house that no compiler checks
+  fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
+  ci                         what a change must pass: format, lints, test, docs, licences, fuzz smoke";
+
+fn main() -> ExitCode {
+    match run(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<String>) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test"] => test::run(None),
+        ["test", "--only", name] => test::run(Some(name)),
+        ["tidy"] => tidy::run(),
+        ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
+        ["ci"] => ci::run(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [] => bail!("a command is missing\n{USAGE}"),
+        _ => bail!("`{}` is not a command\n{USAGE}", words.join(" ")),
+    }
+}
