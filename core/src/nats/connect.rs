@@ -5,9 +5,10 @@
 
 use serde::Deserialize;
 
-/// What a client says of itself. Unknown members are passed over, as in nats-server.
+/// What a client says of itself. Unknown members are passed over, and a member that is `null` counts as
+/// left out, as in nats-server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(from = "Members")]
 pub struct ConnectOptions {
     /// Every operation is answered by `+OK`.
     pub verbose: bool,
@@ -32,16 +33,49 @@ pub struct ConnectOptions {
 impl Default for ConnectOptions {
     /// What holds before CONNECT and for members that it leaves out.
     fn default() -> Self {
+        Members::default().into()
+    }
+}
+
+/// The JSON object as it may come.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Members {
+    verbose: Option<bool>,
+    pedantic: Option<bool>,
+    echo: Option<bool>,
+    headers: Option<bool>,
+    no_responders: Option<bool>,
+    protocol: Option<i64>,
+    name: Option<String>,
+    lang: Option<String>,
+    version: Option<String>,
+}
+
+impl From<Members> for ConnectOptions {
+    fn from(members: Members) -> Self {
         Self {
-            verbose: true,
-            pedantic: true,
-            echo: true,
-            headers: false,
-            no_responders: false,
-            protocol: 0,
-            name: String::new(),
-            lang: String::new(),
-            version: String::new(),
+            verbose: members.verbose.unwrap_or(true),
+            pedantic: members.pedantic.unwrap_or(true),
+            echo: members.echo.unwrap_or(true),
+            headers: members.headers.unwrap_or(false),
+            no_responders: members.no_responders.unwrap_or(false),
+            protocol: members.protocol.unwrap_or(0),
+            name: members.name.unwrap_or_default(),
+            lang: members.lang.unwrap_or_default(),
+            version: members.version.unwrap_or_default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        let options: ConnectOptions =
+            serde_json::from_str(r#"{"verbose":null,"echo":false,"name":null,"jwt":null}"#).unwrap();
+        assert_eq!(options, ConnectOptions { echo: false, ..ConnectOptions::default() });
     }
 }
