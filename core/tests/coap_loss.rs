@@ -114,12 +114,16 @@ fn run(seed: u64) {
     for event in 0..EVENTS {
         network.at(world.now + Duration::from_secs(30 + u64::from(event)), Step::Publish(event));
     }
-    simulate(&mut world, &mut network, &mut clients);
+    let notified = simulate(&mut world, &mut network, &mut clients);
     check(&world, &clients);
+    let delivered = world.session.take_delivered().messages;
+    let lost: u64 = world.node.lost.iter().map(|(_, messages, _)| messages).sum();
+    assert_eq!(notified, delivered + lost, "each notification is delivered or counted as lost");
 }
 
-fn simulate(world: &mut World, network: &mut Network, clients: &mut [Client]) {
+fn simulate(world: &mut World, network: &mut Network, clients: &mut [Client]) -> u64 {
     let mut answered = 0;
+    let mut notified = 0;
     while let Some(at) = network.next().into_iter().chain(world.session.next_timeout()).min() {
         world.now = world.now.max(at);
         let now = world.now;
@@ -142,6 +146,7 @@ fn simulate(world: &mut World, network: &mut Network, clients: &mut [Client]) {
                     let event = TestEvent::new("a", b"", &event.to_be_bytes());
                     for (id, ..) in world.node.observed.clone() {
                         world.session.notify(now, id, &event, &mut world.node);
+                        notified += 1;
                     }
                 }
             }
@@ -161,6 +166,7 @@ fn simulate(world: &mut World, network: &mut Network, clients: &mut [Client]) {
             network.carry(now, || Step::ToClient(to, datagram.clone()));
         }
     }
+    notified
 }
 
 impl Client {
