@@ -115,7 +115,7 @@ fn rst_observe_1_and_silence_end_an_observation() {
     world.notify(id, &text("2"));
     assert!(world.send(1, &empty(Type::Reset, reply.read().message_id)).is_empty());
     assert_eq!(world.node.cancelled, [id]);
-    assert_eq!(world.node.lost_to(Loss::SubscriberGone), 1, "the one that waited");
+    assert_eq!(world.node.lost_to(Loss::SubscriberGone), 2, "the rejected one and the one that waited");
 
     let id = register(&mut world, &observe(2, "/sub/a").non());
     let reply = only(world.notify(id, &text("1")));

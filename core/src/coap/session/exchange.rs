@@ -16,6 +16,7 @@ use crate::coap::content_format;
 use crate::coap::option::{Block, MAX_SZX, size_of_szx};
 use crate::coap::{Code, Type};
 use crate::message::Message;
+use crate::resource::ResourceError;
 
 /// A request that has been handed to the node.
 #[derive(Debug)]
@@ -50,7 +51,10 @@ impl<A: Copy + Eq + Hash> Session<A> {
         upstream: &mut impl Upstream<A>,
     ) -> Result<(), Failure> {
         let (total, mine) = (self.limits.exchanges, self.limits.exchanges_per_endpoint);
-        let timeout = call.request.timeout()?;
+        let timeout = call.request.timeout()?.unwrap_or(self.limits.request_timeout);
+        if timeout > self.limits.max_request_timeout {
+            return Err(ResourceError::TimeoutRange.into());
+        }
         if self.exchanges.len() >= total {
             return Err(Failure::new(Code::SERVICE_UNAVAILABLE, "too many requests are waiting"));
         }

@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, InFlight, Outbound};
 use super::limits::{EXCHANGE_LIFETIME, FETCH_WAIT};
 use super::outgoing::Outgoing;
 use super::reply::Reply;
-use super::upstream::{Loss, Upstream};
+use super::upstream::Upstream;
 use super::{Due, Key, Origin, Session};
 use crate::coap::Type;
 use crate::coap::codec;
@@ -48,10 +48,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// An acknowledgement of ours came in.
     pub(super) fn acknowledged(&mut self, now: Instant, from: A, message_id: u16) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        if endpoint.in_flight.as_ref().is_some_and(|message| message.message_id == message_id) {
-            endpoint.in_flight = None;
-            self.pump(now, from);
+        let acknowledged = endpoint.in_flight.take_if(|message| message.message_id == message_id);
+        let Some(message) = acknowledged else { return };
+        if message.observation.is_some() {
+            self.delivered.add(&message.datagram);
         }
+        self.pump(now, from);
     }
 
     /// A Reset came in: a notification that is rejected ends its observation (RFC 7641, section 3.6).
@@ -63,7 +65,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         upstream: &mut impl Upstream<A>,
     ) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        let observation = match endpoint.in_flight.take_if(|message| message.message_id == message_id) {
+        let in_flight = endpoint.in_flight.as_ref().filter(|message| message.message_id == message_id);
+        let observation = match in_flight {
+            Some(InFlight { observation: None, .. }) => {
+                endpoint.in_flight = None;
+                None
+            }
             Some(message) => message.observation,
             None => endpoint.observation_of(message_id),
         };
@@ -94,10 +101,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn unreachable(&mut self, now: Instant, address: A, upstream: &mut impl Upstream<A>) {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         endpoint.responses.clear();
-        let undelivered = endpoint.in_flight.take().and_then(|message| message.observation);
-        if let Some(observation) = undelivered {
-            upstream.lost(observation, 1, Loss::SubscriberGone);
-        }
+        endpoint.in_flight.take_if(|message| message.observation.is_none());
         for observation in endpoint.observations.clone() {
             self.end_observation(now, observation, upstream);
         }
@@ -145,6 +149,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             endpoint.in_flight =
                 Some(InFlight::new(now, message_id, outbound.observation, outbound.datagram, random));
         } else if let Some(observation) = outbound.observation {
+            self.delivered.add(&outbound.datagram);
             endpoint.sent(message_id, observation);
         }
         let Some(observation) = observation else { return };

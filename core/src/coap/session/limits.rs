@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::resource::{DEFAULT_TIMEOUT, MAX_TIMEOUT};
+
 /// RFC 7252, section 4.8: the first retransmission comes after this time, times a random factor between
 /// 1 and [`ACK_RANDOM_FACTOR`].
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +41,10 @@ pub struct Limits {
     pub dedup_bytes: usize,
     /// How many endpoints have state: 5.03 when all are busy.
     pub endpoints: usize,
+    /// How long a request waits for its answer when it does not say.
+    pub request_timeout: Duration,
+    /// The longest that a request may ask to wait: 4.00 above it.
+    pub max_request_timeout: Duration,
     /// How many requests wait for their answers: 5.03.
     pub exchanges: usize,
     /// The same for one endpoint: 4.29.
@@ -67,6 +73,8 @@ impl Default for Limits {
             dedup_entries: 65_536,
             dedup_bytes: 32 * MIB,
             endpoints: 65_536,
+            request_timeout: DEFAULT_TIMEOUT,
+            max_request_timeout: MAX_TIMEOUT,
             exchanges: 16_384,
             exchanges_per_endpoint: 256,
             observations: 65_536,

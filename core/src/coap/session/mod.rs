@@ -63,9 +63,27 @@ pub struct Session<A> {
     timers: Timers<Due<A>>,
     /// The bytes of all waiting notifications.
     queued_bytes: usize,
+    delivered: Delivered,
     last_id: u64,
     /// Where a request's subject is put together.
     subject: String,
+}
+
+/// Notifications that reached their observers: Confirmable ones when they were acknowledged, the others when
+/// they were sent. Each notification is in here or in [`Upstream::lost`], once.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// How many.
+    pub messages: u64,
+    /// The bytes of their datagrams, without those of later blocks.
+    pub bytes: u64,
+}
+
+impl Delivered {
+    fn add(&mut self, datagram: &[u8]) {
+        self.messages += 1;
+        self.bytes += datagram.len() as u64;
+    }
 }
 
 /// What a timer is for.
@@ -115,6 +133,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             ),
             timers: Timers::new(),
             queued_bytes: 0,
+            delivered: Delivered::default(),
             last_id: 0,
             subject: String::new(),
             limits,
@@ -177,6 +196,11 @@ impl<A: Copy + Eq + Hash> Session<A> {
     #[must_use]
     pub fn outgoing(&self) -> &Outgoing<A> {
         &self.out
+    }
+
+    /// What was delivered since this was last asked.
+    pub fn take_delivered(&mut self) -> Delivered {
+        std::mem::take(&mut self.delivered)
     }
 
     /// Says that the outgoing datagrams have been sent.

@@ -215,7 +215,9 @@ impl<A: Copy + Eq + Hash> Session<A> {
             let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
             let message_id = endpoint.message_id();
             endpoint.sent(message_id, id);
-            self.out.push(from, |out| reply.encode(out, Type::NonConfirmable, message_id, token));
+            let datagram =
+                self.out.push(from, |out| reply.encode(out, Type::NonConfirmable, message_id, token));
+            self.delivered.add(datagram);
             return;
         }
         let tag = if spans { etag(payload) } else { [0; 8] };
@@ -283,9 +285,10 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if let Some(endpoint) = self.endpoints.get_mut(&observation.from) {
             endpoint.observations.retain(|other| *other != id);
             // Nobody waits for its acknowledgement any more.
-            endpoint.in_flight.take_if(|message| message.observation == Some(id));
-            let (messages, bytes) = endpoint.drop_notifications(id);
+            let in_flight = endpoint.in_flight.take_if(|message| message.observation == Some(id));
+            let (waiting, bytes) = endpoint.drop_notifications(id);
             self.queued_bytes -= bytes;
+            let messages = waiting + u64::from(in_flight.is_some());
             if messages > 0 {
                 upstream.lost(id, messages, Loss::SubscriberGone);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::coap::option::{self, Block, Options, number};
 use crate::coap::{Code, Datagram};
-use crate::resource::{self, DEFAULT_TIMEOUT, Resource, ResourceError};
+use crate::resource::{self, Resource, ResourceError};
 use crate::subject::{Subject, SubjectError, SubjectFilter};
 
 /// A request whose options are all understood.
@@ -117,9 +117,9 @@ impl<'a> Request<'a> {
         Ok(filters)
     }
 
-    /// How long a request may take.
-    pub(super) fn timeout(&self) -> Result<Duration, ResourceError> {
-        self.query("timeout").next().map_or(Ok(DEFAULT_TIMEOUT), |text| resource::timeout_from_text(text?))
+    /// How long the request may take, when it says so.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, ResourceError> {
+        self.query("timeout").next().map(|text| resource::timeout_from_text(text?)).transpose()
     }
 
     /// The values of a query parameter: one Uri-Query option is one `name=value` (RFC 7252, section 6.5).
@@ -192,7 +192,7 @@ mod tests {
             let request = r.unwrap();
             let filters: Vec<_> = request.filters().unwrap().iter().map(ToString::to_string).collect();
             assert_eq!(filters, ["a.*", "b.>"]);
-            assert_eq!(request.timeout(), Ok(Duration::from_millis(250)));
+            assert_eq!(request.timeout(), Ok(Some(Duration::from_millis(250))));
             assert_eq!(request.path().unwrap(), "sub/a/*");
         });
     }
