@@ -1,8 +1,165 @@
-//! placeholder
+//! `waymeet bench`: a load generator so light that the server is what is measured.
+//!
+//! Owns the cases. One thread, non-blocking sockets, messages that are encoded beforehand and counted by
+//! their length; nothing here may cost the generator more than the server.
+
+mod args;
+mod flow;
+mod link;
+mod outcome;
+mod pace;
+mod process;
+mod request;
+mod scan;
+mod sessions;
+
+pub use args::BenchArgs;
+
+use args::{Case, Common, PubCase, PubsubCase, QueueCase, ReportArgs, WildcardsCase, WindowArgs};
+use flow::{Block, Flow, Plan, Subscribed};
+use link::Target;
+use outcome::Outcome;
+use pace::Pace;
+use waymeet_core::nats::client;
+use waymeet_core::{Message, Subject};
+
 use super::Failure;
-use clap::Args;
-#[derive(Debug, Args)]
-pub struct BenchArgs {}
-pub fn bench(_: &BenchArgs) -> Result<(), Failure> {
+
+/// What a publisher writes at once: what a client library would have gathered in its buffer.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Runs one case and prints what it found.
+pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    sessions::raise_file_limit();
+    let (report, outcome): (&ReportArgs, _) = match &args.case {
+        Case::Pub(case) => (&case.common.report, publish(case)?),
+        Case::Pubsub(case) => (&case.common.report, pubsub(case)?),
+        Case::Wildcards(case) => (&case.common.report, wildcards(case)?),
+        Case::Queue(case) => (&case.common.report, queue(case)?),
+        Case::Request(case) => (&case.common.report, request::run(case)?),
+        Case::Churn(case) => (&case.report, sessions::churn(case)?),
+        Case::Idle(case) => (&case.report, sessions::idle(case)?),
+    };
+    if report.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        print!("{outcome}");
+    }
     Ok(())
+}
+
+fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
+    let blocks = (0..case.publishers).map(|_| block(["bench.pub"], case.common.size));
+    let plan = Plan {
+        publishers: blocks.collect::<anyhow::Result<_>>()?,
+        subscribers: Vec::new(),
+        fan_out: 0,
+        window: u64::MAX,
+    };
+    run("pub", plan, &case.common)
+}
+
+fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
+    let size = case.common.size;
+    if let Some(pairs) = case.pairs {
+        let subject = |pair| format!("bench.pair.{pair:06}");
+        let blocks = (0..pairs).map(|pair| block([subject(pair)], size));
+        let subscribed = |pair: u32| subscribed(&subject(pair), None, size, Some(pair as usize));
+        let plan = Plan {
+            publishers: blocks.collect::<anyhow::Result<_>>()?,
+            subscribers: (0..pairs).map(subscribed).collect(),
+            fan_out: 1,
+            window: window(&case.window, pairs, size),
+        };
+        return run("pubsub", plan, &case.common);
+    }
+    let subject = "bench.pubsub";
+    let blocks = (0..case.publishers).map(|_| block([subject], size));
+    // With one publisher its messages are all that a subscriber receives, and latency can be told.
+    let follows = (case.publishers == 1).then_some(0);
+    let plan = Plan {
+        publishers: blocks.collect::<anyhow::Result<_>>()?,
+        subscribers: (0..case.subscribers).map(|_| subscribed(subject, None, size, follows)).collect(),
+        fan_out: u64::from(case.subscribers),
+        window: window(&case.window, case.subscribers, size),
+    };
+    run("pubsub", plan, &case.common)
+}
+
+fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
+    let size = case.common.size;
+    let group = |number: u32| number % case.subscriptions;
+    let subject = |number: u32| format!("bench.wild.{:05}.{number:07}", group(number));
+    let mut setup = String::new();
+    for number in 0..case.subscriptions {
+        // Every subscription number has as many digits, so that every message has the same length.
+        setup.push_str(&format!("SUB bench.wild.{number:05}.* {}\r\n", 100_000 + number));
+    }
+    let subscriber = Subscribed {
+        setup: setup.into_bytes(),
+        message_len: delivered_len(&subject(0), "100000", size),
+        follows: Some(0),
+    };
+    let plan = Plan {
+        publishers: vec![block((0..case.subjects).map(subject), size)?],
+        subscribers: vec![subscriber],
+        fan_out: 1,
+        window: window(&case.window, 1, size),
+    };
+    run("wildcards", plan, &case.common)
+}
+
+fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
+    let size = case.common.size;
+    let subject = "bench.queue";
+    let plan = Plan {
+        publishers: vec![block([subject], size)?],
+        subscribers: (0..case.members).map(|_| subscribed(subject, Some("workers"), size, None)).collect(),
+        fan_out: 1,
+        window: window(&case.window, case.members, size),
+    };
+    run("queue", plan, &case.common)
+}
+
+fn run(name: &'static str, plan: Plan, common: &Common) -> anyhow::Result<Outcome> {
+    let target = Target::new(&common.report.server)?;
+    let flow = Flow::connect(&target, plan)?;
+    let flowed = flow.run(Pace::start(common)?)?;
+    let outcome = Outcome::between(name, "messages", flowed.from, flowed.to);
+    Ok(outcome.of_size(common.size).with_latencies(&flowed.latencies))
+}
+
+fn subscribed(subject: &str, queue: Option<&str>, size: u32, follows: Option<usize>) -> Subscribed {
+    let queue = queue.map(|queue| format!("{queue} ")).unwrap_or_default();
+    let setup = format!("SUB {subject} {queue}1\r\n").into_bytes();
+    Subscribed { setup, message_len: delivered_len(subject, "1", size), follows }
+}
+
+/// The length of a message on its way to a subscriber.
+fn delivered_len(subject: &str, sid: &str, size: u32) -> usize {
+    format!("MSG {subject} {sid} {size}\r\n").len() + size as usize + 2
+}
+
+/// Messages on the subjects in turn, until there is a block of them. The subjects have one length.
+fn block(subjects: impl IntoIterator<Item = impl AsRef<str>>, size: u32) -> anyhow::Result<Block> {
+    let payload = vec![b'x'; size as usize];
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    for subject in subjects {
+        client::publish(&mut bytes, &Message::new(Subject::new(subject.as_ref())?, &payload));
+        count += 1;
+    }
+    let message_len = bytes.len() / count.max(1);
+    let round = bytes.clone();
+    while bytes.len() + round.len() <= BLOCK_BYTES {
+        bytes.extend_from_slice(&round);
+    }
+    Ok(Block { bytes, message_len })
+}
+
+/// Messages that may be on their way, all subscribers together.
+fn window(args: &WindowArgs, subscribers: u32, size: u32) -> u64 {
+    let bytes = args.window.unwrap_or_else(|| (u64::from(subscribers) * (64 << 10)).clamp(4 << 20, 32 << 20));
+    // One for each subscriber at least, or nothing would ever be sent.
+    (bytes / (u64::from(size) + 32)).max(u64::from(subscribers) * 2)
 }

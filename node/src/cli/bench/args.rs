@@ -1,0 +1,165 @@
+//! The flags of `waymeet bench`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::args::{ServerArgs, duration};
+
+/// Measure a NATS server: a Waymeet node or any other.
+///
+/// One thread with large buffers and messages that are encoded beforehand, so that the server is what is
+/// measured. Nothing runs ahead without bound: publishers stop while `--window` bytes are on their way.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub case: Case,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Case {
+    /// Only publish; nobody is subscribed
+    Pub(PubCase),
+    /// Publish to subscribers that all receive everything, or in pairs
+    Pubsub(PubsubCase),
+    /// Publish on many subjects to many wildcard subscriptions, one of which matches each
+    Wildcards(WildcardsCase),
+    /// Publish to a queue group
+    Queue(QueueCase),
+    /// Ask and answer
+    Request(RequestCase),
+    /// Connect, subscribe, unsubscribe and leave
+    Churn(ChurnCase),
+    /// Hold connections that do nothing, and tell the server's memory for each
+    Idle(IdleCase),
+}
+
+/// How long, how large, and how the result is told.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The payload of a message, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=67_108_864))]
+    pub size: u32,
+    /// Send exactly so many messages, from a cold start
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "warmup"], value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// Measure so long
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Run so long before measuring
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
+    pub warmup: Duration,
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Tell this process's CPU time and memory too; it must be the server's, on this machine
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// How far publishers may run ahead.
+#[derive(Debug, Args)]
+pub struct WindowArgs {
+    /// Bytes that may be on their way to subscribers; default 64 KiB a subscriber, from 4 to 32 MiB in all
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub window: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct PubCase {
+    /// Connections that publish
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub publishers: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct PubsubCase {
+    /// Connections that publish
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub publishers: u32,
+    /// Connections that subscribe; each receives every message
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub subscribers: u32,
+    /// So many publishers, each with a subject and a subscriber of its own
+    #[arg(long, value_name = "N", conflicts_with_all = ["publishers", "subscribers"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub pairs: Option<u32>,
+    #[command(flatten)]
+    pub window: WindowArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct WildcardsCase {
+    /// Subjects that are published on, in turn
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub subjects: u32,
+    /// Wildcard subscriptions, all on one connection
+    #[arg(long, value_name = "W", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub subscriptions: u32,
+    #[command(flatten)]
+    pub window: WindowArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct QueueCase {
+    /// Members of the queue group, each on a connection of its own
+    #[arg(long, value_name = "M", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub members: u32,
+    #[command(flatten)]
+    pub window: WindowArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct RequestCase {
+    /// Connections that ask
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub requesters: u32,
+    /// Requests that each of them has under way
+    #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub depth: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct ChurnCase {
+    /// Connections that come and go at a time
+    #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Measure so long
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    pub seconds: f64,
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct IdleCase {
+    /// Connections that are held
+    #[arg(long, value_name = "C", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections: u32,
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
+        _ => Err("expected a number of seconds, more than 0 and at most a day".to_owned()),
+    }
+}

@@ -1,0 +1,150 @@
+//! The load generator's connections: greeted with blocking calls, measured without.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use mio::{Interest, Registry, Token};
+use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
+
+use super::scan::{Scanner, Seen};
+use crate::cli::args::ServerArgs;
+
+/// What is read at once, of whichever connection is ready.
+pub const READ_BYTES: usize = 256 << 10;
+
+/// How long a server may be silent while it greets.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The server's address and who to be there.
+pub struct Target {
+    address: SocketAddr,
+    connect: Vec<u8>,
+}
+
+impl Target {
+    /// Resolves the name and encodes CONNECT.
+    pub fn new(args: &ServerArgs) -> anyhow::Result<Self> {
+        let server = &args.server;
+        let addresses = (server.host.as_str(), server.port).to_socket_addrs();
+        let address = addresses.ok().and_then(|mut addresses| addresses.next());
+        let credentials = args.user.as_ref().or(server.credentials.as_ref());
+        let options = client::Connect {
+            name: "waymeet bench",
+            user: credentials.map(|credentials| credentials.name.as_str()),
+            pass: credentials.map(|credentials| credentials.password.as_str()),
+            ..client::Connect::default()
+        };
+        let mut connect = Vec::new();
+        client::connect(&mut connect, &options);
+        Ok(Self { address: address.with_context(|| format!("cannot resolve {server}"))?, connect })
+    }
+
+    /// Opens a connection; nothing is said on it.
+    pub fn open(&self) -> anyhow::Result<TcpStream> {
+        let stream = TcpStream::connect(self.address).with_context(|| {
+            format!(
+                "cannot connect to {}: start a node with `waymeet`, or name a server with --server",
+                self.address
+            )
+        })?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
+        Ok(stream)
+    }
+
+    /// Sends CONNECT, `setup` (subscriptions) and PING in one piece.
+    pub fn introduce(&self, stream: &mut TcpStream, setup: &[u8]) -> io::Result<()> {
+        stream.write_all(&[&self.connect, setup, client::PING].concat())
+    }
+
+    /// Reads up to the PONG that answers the introduction.
+    pub fn await_pong(&self, stream: &mut TcpStream) -> anyhow::Result<()> {
+        let mut input = Vec::new();
+        let mut chunk = [0; 4_096];
+        loop {
+            let read = stream.read(&mut chunk).with_context(|| format!("{} does not greet", self.address))?;
+            if read == 0 {
+                bail!("{} has closed the connection while it was greeting", self.address);
+            }
+            input.extend_from_slice(&chunk[..read]);
+            while let Parsed::Operation(operation, len) = client::parse(&input, CLIENT_LIMITS)? {
+                match operation {
+                    ServerOperation::Pong => return Ok(()),
+                    ServerOperation::Error(reason) => bail!("{} refused: {reason}", self.address),
+                    _ => {}
+                }
+                input.drain(..len);
+            }
+        }
+    }
+
+    /// A connection that has been greeted and has said `setup`.
+    pub fn connect(&self, setup: &[u8]) -> anyhow::Result<TcpStream> {
+        let mut stream = self.open()?;
+        self.introduce(&mut stream, setup)?;
+        self.await_pong(&mut stream)?;
+        Ok(stream)
+    }
+}
+
+/// A connection in a measurement.
+pub struct Link {
+    stream: mio::net::TcpStream,
+    scanner: Scanner,
+    /// Whether the socket may take bytes; false after it has refused some.
+    pub writable: bool,
+}
+
+impl Link {
+    /// Takes over a greeted connection and registers it under `token`.
+    pub fn new(stream: TcpStream, scanner: Scanner, registry: &Registry, token: Token) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let mut stream = mio::net::TcpStream::from_std(stream);
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { stream, scanner, writable: true })
+    }
+
+    /// Writes what the socket takes; 0 when it takes nothing now.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.stream.write(bytes) {
+            Ok(written) => {
+                self.writable = written == bytes.len();
+                Ok(written)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads once into `buffer`; `None` when there is nothing.
+    pub fn read<'b>(&mut self, buffer: &'b mut [u8]) -> anyhow::Result<Option<&'b [u8]>> {
+        match self.stream.read(buffer) {
+            Ok(0) => bail!("the server has closed a connection"),
+            Ok(read) => Ok(Some(&buffer[..read])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).context("a connection failed"),
+        }
+    }
+
+    /// Reads and counts everything that is there.
+    pub fn drain(&mut self, buffer: &mut [u8]) -> anyhow::Result<Seen> {
+        let mut sum = Seen::default();
+        loop {
+            let Some(input) = self.read(buffer)? else { return Ok(sum) };
+            let seen = self.scanner.scan(input)?;
+            sum.messages += seen.messages;
+            sum.pings += seen.pings;
+            sum.pongs += seen.pongs;
+            // A read that does not fill the buffer has emptied the socket, and what comes later is
+            // announced by a new event.
+            if input.len() < READ_BYTES {
+                return Ok(sum);
+            }
+        }
+    }
+}

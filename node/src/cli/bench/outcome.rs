@@ -1,0 +1,198 @@
+//! What a measurement found, for people and for programs.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::process::{Process, Usage};
+
+/// Latencies that are told apart: from one microsecond to one minute, to three digits.
+const HIGHEST_LATENCY_NS: u64 = 60_000_000_000;
+
+/// Latencies, counted.
+pub struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    pub fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1_000, HIGHEST_LATENCY_NS, 3);
+        Self(histogram.expect("the bounds are constants that the histogram accepts"))
+    }
+
+    pub fn record(&mut self, latency: Duration) {
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(HIGHEST_LATENCY_NS);
+        self.0.saturating_record(ns);
+    }
+
+    fn summary(&self) -> Option<LatencySummary> {
+        let us = |quantile| self.0.value_at_quantile(quantile) as f64 / 1_000.0;
+        (!self.0.is_empty()).then(|| LatencySummary {
+            p50_us: us(0.5),
+            p90_us: us(0.9),
+            p99_us: us(0.99),
+            p999_us: us(0.999),
+            samples: self.0.len(),
+        })
+    }
+}
+
+/// The usual percentiles, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LatencySummary {
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub samples: u64,
+}
+
+/// A moment from which, or up to which, is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    pub at: Instant,
+    /// What has been counted so far.
+    pub count: u64,
+    usage: Option<Usage>,
+}
+
+impl Mark {
+    pub fn now(count: u64, server: Process) -> anyhow::Result<Self> {
+        Ok(Self { at: Instant::now(), count, usage: server.usage()? })
+    }
+}
+
+/// The result of one case.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The case's name.
+    pub case: &'static str,
+    /// What is counted: `messages` that were published or delivered, `requests`, `connections`.
+    pub unit: &'static str,
+    pub count: u64,
+    pub seconds: f64,
+    pub per_second: f64,
+    /// Payload bytes a second, in millions; where a count has a payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub megabytes_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencySummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cpu_seconds_per_million: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_memory_bytes: Option<u64>,
+    /// Only of connections that do nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_memory_bytes_per_connection: Option<f64>,
+}
+
+impl Outcome {
+    /// What lies between two marks.
+    pub fn between(case: &'static str, unit: &'static str, from: Mark, to: Mark) -> Self {
+        let count = to.count.saturating_sub(from.count);
+        let seconds = to.at.duration_since(from.at).as_secs_f64();
+        let cpu = from.usage.zip(to.usage).map(|(from, to)| to.cpu_seconds - from.cpu_seconds);
+        Self {
+            case,
+            unit,
+            count,
+            seconds,
+            per_second: count as f64 / seconds,
+            megabytes_per_second: None,
+            latency: None,
+            server_cpu_seconds_per_million: cpu
+                .filter(|_| count > 0)
+                .map(|seconds| seconds / count as f64 * 1e6),
+            server_memory_bytes: to.usage.map(|usage| usage.memory_bytes),
+            server_memory_bytes_per_connection: None,
+        }
+    }
+
+    /// Adds the payload's rate.
+    #[must_use]
+    pub fn of_size(mut self, payload_bytes: u32) -> Self {
+        self.megabytes_per_second = Some(self.per_second * f64::from(payload_bytes) / 1e6);
+        self
+    }
+
+    /// Adds latencies.
+    #[must_use]
+    pub fn with_latencies(mut self, latencies: &Latencies) -> Self {
+        self.latency = latencies.summary();
+        self
+    }
+
+    /// Adds what each of `count` held connections has cost.
+    #[must_use]
+    pub fn with_memory_per_connection(mut self, from: Mark, to: Mark) -> Self {
+        self.server_memory_bytes_per_connection = from
+            .usage
+            .zip(to.usage)
+            .map(|(from, to)| to.memory_bytes.saturating_sub(from.memory_bytes) as f64 / self.count as f64);
+        self
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}/s", self.case, grouped(self.per_second), self.unit)?;
+        if let Some(megabytes) = self.megabytes_per_second {
+            write!(f, ", {megabytes:.1} MB/s")?;
+        }
+        writeln!(f, " ({} {} in {:.2} s)", grouped(self.count as f64), self.unit, self.seconds)?;
+        if let Some(latency) = &self.latency {
+            let LatencySummary { p50_us, p90_us, p99_us, p999_us, .. } = latency;
+            writeln!(
+                f,
+                "  latency: p50 {p50_us:.0} us, p90 {p90_us:.0} us, p99 {p99_us:.0} us, p99.9 {p999_us:.0} us"
+            )?;
+        }
+        if let Some(cpu) = self.server_cpu_seconds_per_million {
+            writeln!(f, "  server: {cpu:.3} CPU seconds for a million {}", self.unit)?;
+        }
+        if let Some(memory) = self.server_memory_bytes {
+            writeln!(f, "  server: {:.1} MB resident", memory as f64 / 1e6)?;
+        }
+        if let Some(memory) = self.server_memory_bytes_per_connection {
+            writeln!(f, "  server: {} bytes for a connection", grouped(memory))?;
+        }
+        Ok(())
+    }
+}
+
+/// A number with commas between its thousands.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        for (number, text) in [(0.0, "0"), (999.0, "999"), (1_000.4, "1,000"), (1_234_567.0, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn percentiles_are_of_what_was_recorded() {
+        let mut latencies = Latencies::new();
+        assert!(latencies.summary().is_none());
+        for us in 1..=1_000 {
+            latencies.record(Duration::from_micros(us));
+        }
+        let summary = latencies.summary().unwrap();
+        assert!((summary.p50_us - 500.0).abs() < 1.0 && (summary.p99_us - 990.0).abs() < 1.0, "{summary:?}");
+        assert_eq!(summary.samples, 1_000);
+    }
+}

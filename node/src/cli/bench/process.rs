@@ -1,0 +1,68 @@
+//! The server's process, as `/proc` shows it (proc(5)).
+
+use anyhow::Context as _;
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// CPU time of all its threads, in user and kernel mode.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub memory_bytes: u64,
+}
+
+/// A process that is watched, when there is one to watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub Option<u32>);
+
+impl Process {
+    /// Its usage up to now.
+    pub fn usage(self) -> anyhow::Result<Option<Usage>> {
+        let Some(pid) = self.0 else { return Ok(None) };
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+        };
+        let ticks =
+            cpu_ticks(&read("stat")?).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
+        let kib = resident_kib(&read("status")?)
+            .with_context(|| format!("process {pid} has no resident memory"))?;
+        let cpu_seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        Ok(Some(Usage { cpu_seconds, memory_bytes: kib * 1_024 }))
+    }
+}
+
+/// utime and stime, the fields 14 and 15. The second field is the program's name in parentheses, which may
+/// hold spaces and parentheses itself.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    Some(user + kernel)
+}
+
+fn resident_kib(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_found_behind_any_name() {
+        let stat = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 140 25 0 0 20 0 1 0 99";
+        assert_eq!(cpu_ticks(stat), Some(165));
+        assert_eq!(resident_kib("Name:\ta\nVmRSS:\t   1234 kB\n"), Some(1_234));
+        assert_eq!(cpu_ticks("7 (a"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_can_be_watched() {
+        let usage = Process(Some(std::process::id())).usage().unwrap().unwrap();
+        assert!(usage.memory_bytes > 100_000, "{usage:?}");
+    }
+}
