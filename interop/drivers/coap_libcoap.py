@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 
-from . import PATIENCE_S, Driver, Outcome, Subscription, envelope
+from . import PATIENCE_S, Driver, Outcome, Subscription, envelope, filter_path
 from .process import Child, read_pipe, run
 
 COAP_CLIENT = next(
@@ -59,8 +59,7 @@ class LibCoap(Driver):
         assert failure is None, f"{failure} {body!r}"
 
     async def subscribe(self, subject_filter, queue=None):
-        path = re.sub(r"(^|\.)>$", r"\1**", subject_filter)
-        return await self.observe(f"/sub/{path}" + (f"?queue={queue}" if queue else ""))
+        return await self.observe(filter_path(subject_filter, queue))
 
     async def observe(self, path):
         """Observes a path as it stands, with the envelope."""

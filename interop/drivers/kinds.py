@@ -39,5 +39,5 @@ KINDS = {
     "aiocoap-non": Kind(lambda: AioCoap("aiocoap-non", confirmable=False)),
     "aiocoap-raw": Kind(lambda: AioCoap("aiocoap-raw", raw=True), publishes=False, requests=False, serves=False),
     "coap-client": Kind(lambda: LibCoap("coap-client")),
-    "waymeet": Kind(WaymeetCli, subscribes=True, serves=False),
+    "waymeet": Kind(WaymeetCli, serves=False),
 }
