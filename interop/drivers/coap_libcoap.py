@@ -15,7 +15,11 @@ from . import PATIENCE_S, Driver, Outcome, Subscription, envelope, filter_path
 from .process import Child, read_pipe, run
 
 COAP_CLIENT = next(
-    (found for name in ("coap-client-notls", "coap-client", "coap-client-openssl") if (found := shutil.which(name))),
+    (
+        found
+        for name in ("coap-client-notls", "coap-client", "coap-client-openssl")
+        if (found := shutil.which(name))
+    ),
     "coap-client",
 )
 _FAILURE = re.compile(rb"^([45]\.\d\d)(?: (.*))?$", re.MULTILINE)
@@ -46,7 +50,17 @@ class LibCoap(Driver):
             body.flush()
             file = ["-f", body.name] if payload else []
             code, out, err = await run(
-                COAP_CLIENT, "-m", method, *self._type, *file, *options, "-o", reply.name, "-B", str(int(patience_s) + 1), self.base + path
+                COAP_CLIENT,
+                "-m",
+                method,
+                *self._type,
+                *file,
+                *options,
+                "-o",
+                reply.name,
+                "-B",
+                str(int(patience_s) + 1),
+                self.base + path,
             )
             answer = reply.read()
         assert code == 0, f"coap-client ended with {code}: {err!r}"

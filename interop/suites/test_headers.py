@@ -72,7 +72,9 @@ async def test_envelopes_group_header_values(world, subject):
     assert received == Received(subject, b"", {"X-Trace": ["1"]})
 
 
-@pytest.mark.parametrize("content_type,number", [("text/plain", 0), ("application/octet-stream", 42), ("application/json", 50)])
+@pytest.mark.parametrize(
+    "content_type,number", [("text/plain", 0), ("application/octet-stream", 42), ("application/json", 50)]
+)
 async def test_content_format_is_content_type(world, subject, content_type, number):
     subscription = await (await world.client("nats-py")).subscribe(subject)
     coap = await world.client("aiocoap-con")
@@ -86,14 +88,23 @@ async def test_content_format_is_content_type(world, subject, content_type, numb
 
 
 async def test_a_reply_content_type_becomes_a_content_format(world, subject):
-    await (await world.client("nats-py")).serve(subject, lambda _: (b"{}", {"Content-Type": "application/json"}))
+    await (await world.client("nats-py")).serve(
+        subject, lambda _: (b"{}", {"Content-Type": "application/json"})
+    )
     outcome = await (await world.client("aiocoap-con")).request(subject, b"")
     assert outcome.header("content-format") == "50"
 
 
 @pytest.mark.parametrize(
     "code,http,coap",
-    [("404", "404", "4.04"), ("429", "429", "4.29"), ("503", "503", "5.03"), ("500", "500", "5.00"), ("200", "500", "5.00"), ("nonsense", "500", "5.00")],
+    [
+        ("404", "404", "4.04"),
+        ("429", "429", "4.29"),
+        ("503", "503", "5.03"),
+        ("500", "500", "5.00"),
+        ("200", "500", "5.00"),
+        ("nonsense", "500", "5.00"),
+    ],
 )
 async def test_service_errors_become_status_codes(world, subject, code, http, coap):
     nats = await world.client("nats-py")

@@ -19,7 +19,18 @@ async def problem(url, *options, body=None):
 
 @pytest.mark.parametrize(
     "path",
-    ["/pub/a..b", "/pub/a//b", "/pub/a/*", "/pub/a/%2A", "/pub/%3E", "/pub/a%20b", "/pub/a%0Ab", "/pub/a%00b", "/pub/%FF", "/pub/a/"],
+    [
+        "/pub/a..b",
+        "/pub/a//b",
+        "/pub/a/*",
+        "/pub/a/%2A",
+        "/pub/%3E",
+        "/pub/a%20b",
+        "/pub/a%0Ab",
+        "/pub/a%00b",
+        "/pub/%FF",
+        "/pub/a/",
+    ],
 )
 async def test_bad_subjects(world, path):
     response = await problem(world.node.http + path, "--path-as-is", "-g", body=b"x")
@@ -82,7 +93,9 @@ async def test_the_receipt_counts(world, subject):
     assert receipt["id"] and receipt["id"] != nobody["id"]
 
 
-@pytest.mark.parametrize("path", ["/pub/t/slashes/x", "/pub/t.slashes.x", "/pub/t/slashes.x", "/pub/t/%73lashes/x"])
+@pytest.mark.parametrize(
+    "path", ["/pub/t/slashes/x", "/pub/t.slashes.x", "/pub/t/slashes.x", "/pub/t/%73lashes/x"]
+)
 async def test_slashes_and_dots_separate_tokens(world, path):
     subscription = await (await world.client("nats-py")).subscribe("t.slashes.x")
     assert (await fetch(world.node.http + path, body=b"1")).json()["subject"] == "t.slashes.x"
@@ -110,7 +123,9 @@ async def test_overlapping_filters_deliver_once(world, subject):
 async def test_streams_say_what_they_are(world, subject):
     sse = await (await world.client("curl-post-sse")).subscribe(subject)
     assert sse.response.header("Content-Type").split(";")[0] == "text/event-stream"
-    assert "no-store" in sse.response.header("Cache-Control") or "no-cache" in sse.response.header("Cache-Control")
+    assert "no-store" in sse.response.header("Cache-Control") or "no-cache" in sse.response.header(
+        "Cache-Control"
+    )
     ndjson = await (await world.client("curl-put-ndjson")).subscribe(subject)
     assert ndjson.response.header("Content-Type").split(";")[0] == "application/x-ndjson"
 

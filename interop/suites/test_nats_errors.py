@@ -59,7 +59,9 @@ async def test_a_pedantic_session_may_not_publish_to_a_wildcard(raw):
 
 async def test_verbose_sessions_get_ok(raw):
     await raw.until(b"\r\n")
-    await raw.send(CONNECT.replace(b'"verbose":false', b'"verbose":true') + b"SUB a 1\r\nPUB a 2\r\nhi\r\nPING\r\n")
+    await raw.send(
+        CONNECT.replace(b'"verbose":false', b'"verbose":true') + b"SUB a 1\r\nPUB a 2\r\nhi\r\nPING\r\n"
+    )
     assert await raw.until(b"PONG\r\n") == b"+OK\r\n+OK\r\n+OK\r\nMSG a 1 2\r\nhi\r\nPONG\r\n"
 
 

@@ -7,7 +7,10 @@ import pytest
 from drivers.coap_aiocoap import code_text
 from drivers.curl import fetch
 
-STATUS = {"curl": {"no_responders": "503", "timeout": "504"}, "coap": {"no_responders": "5.03", "timeout": "5.04"}}
+STATUS = {
+    "curl": {"no_responders": "503", "timeout": "504"},
+    "coap": {"no_responders": "5.03", "timeout": "5.04"},
+}
 
 
 def expected_status(requester, kind):
@@ -61,7 +64,9 @@ async def test_get_is_a_request_too(world, subject):
     assert (code_text(answer.code), answer.payload) == ("2.05", b"pong")
 
 
-@pytest.mark.parametrize("timeout,status", [("2", 400), ("6m", 400), ("-1s", 400), ("5m", 503), ("1500ms", 503)])
+@pytest.mark.parametrize(
+    "timeout,status", [("2", 400), ("6m", 400), ("-1s", 400), ("5m", 503), ("1500ms", 503)]
+)
 async def test_time_outs_have_units_and_a_limit(world, subject, timeout, status):
     response = await fetch(f"{world.node.http}/req/{subject}?timeout={timeout}")
     assert response.status == status

@@ -50,7 +50,11 @@ async def test_allowed(world, origin, subject):
 
 
 async def test_preflight(world):
-    asked = ("Origin: https://app.example", "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type")
+    asked = (
+        "Origin: https://app.example",
+        "Access-Control-Request-Method: POST",
+        "Access-Control-Request-Headers: content-type",
+    )
     response = await fetch(f"{world.node.http}/pub/a", "-X", "OPTIONS", *options(asked))
     assert response.status in (200, 204)
     assert response.header("Access-Control-Allow-Origin") == "https://app.example"

@@ -8,12 +8,12 @@ MEMBERS = ["nats-py", "async-nats", "ws-node", "curl-post-sse", "curl-put-ndjson
 MESSAGES = 140
 
 
-@pytest.mark.parametrize("publisher", ["nats-py", "curl-post-sse"])
-async def test_each_message_reaches_one_member(world, subject, publisher):
+@pytest.mark.parametrize("sender", ["nats-py", "curl-post-sse"])
+async def test_each_message_reaches_one_member(world, subject, sender):
     members = [await (await world.client(kind)).subscribe(subject, queue="workers") for kind in MEMBERS]
     witness = await (await world.client("nats-py")).subscribe(subject)
-    sending = await world.client(publisher)
-    count = MESSAGES if publisher == "nats-py" else 40
+    sending = await world.client(sender)
+    count = MESSAGES if sender == "nats-py" else 40
     arrived = asyncio.Queue()
 
     async def collect(index, subscription):
@@ -32,7 +32,7 @@ async def test_each_message_reaches_one_member(world, subject, publisher):
     for collector in collectors:
         collector.cancel()
     assert sorted(p for _, p in seen) == sorted([str(n).encode() for n in range(count)] + [b"last"])
-    if publisher == "nats-py":
+    if sender == "nats-py":
         # With 20 messages a member on average, one that gets none is left out.
         assert {index for index, _ in seen} == set(range(len(MEMBERS)))
 
