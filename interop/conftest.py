@@ -61,6 +61,8 @@ class World:
         return await asyncio.shield(self._opening[key])
 
     async def _open(self, kind):
+        listener = KINDS[kind].listener
+        assert getattr(self.node, listener), f"{kind}: the node has no {listener} address"
         driver = KINDS[kind].build()
         await driver.open(self.node)
         return driver

@@ -6,9 +6,12 @@ Owns a server of one empty page. The clients in it come from `js/page.mjs`.
 import asyncio
 
 _BODY = b"<!doctype html><title>interop</title>"
-_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (
-    len(_BODY),
-    _BODY,
+_RESPONSE = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+    % (
+        len(_BODY),
+        _BODY,
+    )
 )
 
 

@@ -89,37 +89,37 @@ class Server:
 
 
 class Waymeet(Server):
-    """The node. `config` is TOML; `flags` come after the ones that pick free ports."""
+    """The node. `config` is TOML; `flags` replace the ones that pick free ports."""
 
     def __init__(self, binary):
         super().__init__()
         self.binary = str(binary)
 
-    async def start(self, config="", flags=(), env=None):
-        argv = [
-            self.binary, "serve", "--nats", "127.0.0.1:0", "--coap", "127.0.0.1:0", "--http", "127.0.0.1:0",
-            "--data-dir", str(self.directory / "data"), *flags,
-        ]  # fmt: skip
+    async def start(self, config="", flags=None, env=None):
+        defaults = {f"--{listener}": "127.0.0.1:0" for listener in ADDRESSES}
+        flags = {**defaults, "--data-dir": str(self.directory / "data"), **(flags or {})}
+        argv = [self.binary, "serve", *(word for flag in flags.items() for word in flag)]
         if config:
             path = self.directory / "waymeet.toml"
             path.write_text(config)
             argv += ["-c", str(path)]
-        wanted = [name for name in ADDRESSES if not _is_off(argv, name)]
+        wanted = [name for name in ADDRESSES if flags[f"--{name}"] != "off"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYMEET_")}
         await self.spawn(
-            argv, lambda log: all(ADDRESSES[n].search(log) for n in wanted), {**environment, **(env or {})}
+            argv, lambda log: all(_answers(log, name) for name in wanted), {**environment, **(env or {})}
         )
         for name in wanted:
-            setattr(self, name, f"{name}://{ADDRESSES[name].search(self.log)[1]}")
+            if address := ADDRESSES[name].search(self.log):
+                setattr(self, name, f"{name}://{address[1]}")
         if self.http:
             self.websocket = self.http.replace("http://", "ws://")
             self.page = f"{self.http}/"
         return self
 
 
-def _is_off(argv, listener):
-    values = [value for flag, value in zip(argv, argv[1:]) if flag == f"--{listener}"]
-    return bool(values) and values[-1] == "off"
+def _answers(log, name):
+    """Whether the banner has come to a listener: its address, or that it is off."""
+    return ADDRESSES[name].search(log) or re.search(rf"^\s*{name}\s+off", log, re.IGNORECASE | re.MULTILINE)
 
 
 class NatsServer(Server):
@@ -130,7 +130,7 @@ class NatsServer(Server):
         super().__init__()
         self.reference = str(binary)
 
-    async def start(self, config="", flags=(), env=None):
+    async def start(self, config=""):
         path = self.directory / "nats.conf"
         path.write_text('listen: "127.0.0.1:-1"\nwebsocket { listen: "127.0.0.1:-1", no_tls: true }\n')
         await self.spawn([self.reference, "-c", str(path)], lambda log: "Server is ready" in log)

@@ -133,6 +133,12 @@ class Driver:
         self._answering = []
 
 
+def filter_path(subject_filter, queue=None):
+    """The path that subscribes to a filter in the resource space that HTTP and CoAP share."""
+    tokens = ["**" if token == ">" else token for token in subject_filter.split(".")]
+    return "/sub/" + "/".join(tokens) + (f"?queue={queue}" if queue else "")
+
+
 def reverse(received):
     """The handler of the request matrix: the reply proves that the responder had all of the bytes."""
     return received.payload[::-1], None

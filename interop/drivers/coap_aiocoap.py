@@ -4,13 +4,12 @@ Owns the mapping of the resource space onto aiocoap's messages. It must not buil
 """
 
 import asyncio
-import re
 
 import aiocoap
 from aiocoap import Code, Message
 from aiocoap.numbers.constants import Reliable, Unreliable
 
-from . import PATIENCE_S, Driver, Outcome, Received, Subscription, envelope
+from . import PATIENCE_S, Driver, Outcome, Received, Subscription, envelope, filter_path
 
 ACCEPT_ENVELOPE = 50
 # RFC 7252, section 12.3: the registered numbers that the suites use.
@@ -51,8 +50,7 @@ class AioCoap(Driver):
         assert response.code == Code.CHANGED, f"{response.code}: {response.payload!r}"
 
     async def subscribe(self, subject_filter, queue=None):
-        path = re.sub(r"(^|\.)>$", r"\1**", subject_filter)
-        return await self.observe(f"/sub/{path}" + (f"?queue={queue}" if queue else ""))
+        return await self.observe(filter_path(subject_filter, queue))
 
     async def observe(self, path):
         """Observes a path as it stands."""

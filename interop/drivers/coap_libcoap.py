@@ -11,11 +11,15 @@ import shutil
 import signal
 import tempfile
 
-from . import PATIENCE_S, Driver, Outcome, Subscription, envelope
+from . import PATIENCE_S, Driver, Outcome, Subscription, envelope, filter_path
 from .process import Child, read_pipe, run
 
 COAP_CLIENT = next(
-    (found for name in ("coap-client-notls", "coap-client", "coap-client-openssl") if (found := shutil.which(name))),
+    (
+        found
+        for name in ("coap-client-notls", "coap-client", "coap-client-openssl")
+        if (found := shutil.which(name))
+    ),
     "coap-client",
 )
 _FAILURE = re.compile(rb"^([45]\.\d\d)(?: (.*))?$", re.MULTILINE)
@@ -46,7 +50,17 @@ class LibCoap(Driver):
             body.flush()
             file = ["-f", body.name] if payload else []
             code, out, err = await run(
-                COAP_CLIENT, "-m", method, *self._type, *file, *options, "-o", reply.name, "-B", str(int(patience_s) + 1), self.base + path
+                COAP_CLIENT,
+                "-m",
+                method,
+                *self._type,
+                *file,
+                *options,
+                "-o",
+                reply.name,
+                "-B",
+                str(int(patience_s) + 1),
+                self.base + path,
             )
             answer = reply.read()
         assert code == 0, f"coap-client ended with {code}: {err!r}"
@@ -59,8 +73,7 @@ class LibCoap(Driver):
         assert failure is None, f"{failure} {body!r}"
 
     async def subscribe(self, subject_filter, queue=None):
-        path = re.sub(r"(^|\.)>$", r"\1**", subject_filter)
-        return await self.observe(f"/sub/{path}" + (f"?queue={queue}" if queue else ""))
+        return await self.observe(filter_path(subject_filter, queue))
 
     async def observe(self, path):
         """Observes a path as it stands, with the envelope."""

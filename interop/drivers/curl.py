@@ -7,7 +7,7 @@ import asyncio
 import json
 from dataclasses import dataclass, field
 
-from . import PATIENCE_S, Driver, Outcome, Received, Subscription, envelope
+from . import PATIENCE_S, Driver, Outcome, Received, Subscription, envelope, filter_path
 from .process import Child, run
 
 # curl's own: the operation timed out.
@@ -75,8 +75,7 @@ class Curl(Driver):
         return response.json()
 
     async def subscribe(self, subject_filter, queue=None):
-        path = subject_filter.removesuffix(">") + "**" if subject_filter.endswith(">") else subject_filter
-        return await self.subscribe_path(f"/sub/{path}" + (f"?queue={queue}" if queue else ""))
+        return await self.subscribe_path(filter_path(subject_filter, queue))
 
     async def subscribe_path(self, path, *options):
         """Subscribes by a path as it stands, and returns once the response headers are there."""

@@ -21,6 +21,8 @@ class Kind:
     """A client kind: what it takes part in and how it is made."""
 
     build: Callable[[], Driver]
+    # The attribute of the server that holds the address this kind needs.
+    listener: str
     publishes: bool = True
     subscribes: bool = True
     requests: bool = True
@@ -29,15 +31,17 @@ class Kind:
 
 
 KINDS = {
-    "nats-py": Kind(NatsPy, reference=True),
-    "async-nats": Kind(AsyncNats, reference=True),
-    "ws-node": Kind(WebSocketNode, reference=True),
-    "ws-browser": Kind(WebSocketBrowser, reference=True),
-    "curl-post-sse": Kind(lambda: Curl("curl-post-sse")),
-    "curl-put-ndjson": Kind(lambda: Curl("curl-put-ndjson", "PUT", "ndjson")),
-    "aiocoap-con": Kind(lambda: AioCoap("aiocoap-con")),
-    "aiocoap-non": Kind(lambda: AioCoap("aiocoap-non", confirmable=False)),
-    "aiocoap-raw": Kind(lambda: AioCoap("aiocoap-raw", raw=True), publishes=False, requests=False, serves=False),
-    "coap-client": Kind(lambda: LibCoap("coap-client")),
-    "waymeet": Kind(WaymeetCli, subscribes=True, serves=False),
+    "nats-py": Kind(NatsPy, "nats", reference=True),
+    "async-nats": Kind(AsyncNats, "nats", reference=True),
+    "ws-node": Kind(WebSocketNode, "websocket", reference=True),
+    "ws-browser": Kind(WebSocketBrowser, "websocket", reference=True),
+    "curl-post-sse": Kind(lambda: Curl("curl-post-sse"), "http"),
+    "curl-put-ndjson": Kind(lambda: Curl("curl-put-ndjson", "PUT", "ndjson"), "http"),
+    "aiocoap-con": Kind(lambda: AioCoap("aiocoap-con"), "coap"),
+    "aiocoap-non": Kind(lambda: AioCoap("aiocoap-non", confirmable=False), "coap"),
+    "aiocoap-raw": Kind(
+        lambda: AioCoap("aiocoap-raw", raw=True), "coap", publishes=False, requests=False, serves=False
+    ),
+    "coap-client": Kind(lambda: LibCoap("coap-client"), "coap"),
+    "waymeet": Kind(WaymeetCli, "nats", serves=False),
 }

@@ -34,7 +34,7 @@ function fromHeaders(received) {
 // The client wraps the cause of a failed request, so look through the whole chain.
 function errorName(error) {
   for (let e = error; e; e = e.cause) {
-    if (e.name === "NoRespondersError") return "no_responders";
+    if (e.name === "NoRespondersError" || e.isNoResponders?.()) return "no_responders";
     if (e.name === "TimeoutError") return "timeout";
   }
   return String(error);
