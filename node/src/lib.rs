@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod config;
+mod console;
 mod delivery;
 mod exchange;
 mod handle;
@@ -16,6 +17,7 @@ mod outbox;
 mod publisher;
 mod shared;
 mod subscription;
+mod upstream;
 mod worker;
 
 pub use delivery::Delivery;
@@ -24,4 +26,5 @@ pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
 pub use node::{Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;
+pub use upstream::UpstreamError;
 pub use worker::{Worker, Workers};

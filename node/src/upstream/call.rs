@@ -22,15 +22,8 @@ use crate::listener::http::{ERROR_CODE_HEADER, METHOD_HEADER};
 /// The text beside the code of a service's error (NATS ADR-32).
 const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The methods that a message may name. CONNECT would make a tunnel of the service and TRACE repeats headers.
-const METHODS: [Method; 7] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::PATCH,
-    Method::DELETE,
-    Method::OPTIONS,
-];
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 /// Why an upstream cannot be used. The writer of the configuration is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +76,12 @@ impl Base {
             }
             percent_encode(token, &mut path);
         }
-        Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(path).build().ok()
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .ok()
     }
 
     /// The service as it may be shown to whoever asked.
@@ -126,7 +124,10 @@ fn percent_encode(token: &str, out: &mut String) {
 pub(super) fn request(base: &Base, message: &Message<'_>) -> Result<Request<()>, Reply> {
     let method = match message.headers.get(METHOD_HEADER) {
         Some(name) => METHODS.iter().find(|method| method.as_str() == name).cloned().ok_or_else(|| {
-            Reply::fault(StatusCode::BAD_REQUEST, format!("{METHOD_HEADER} names no method that can be called"))
+            Reply::fault(
+                StatusCode::BAD_REQUEST,
+                format!("{METHOD_HEADER} names no method that can be called"),
+            )
         })?,
         None if message.payload.is_empty() => Method::GET,
         None => Method::POST,

@@ -19,9 +19,10 @@ use waymeet_core::{Message, SubjectFilter};
 
 use crate::config::HttpUpstream;
 use crate::delivery::Delivery;
-use crate::handle::{Item, Mailbox, MailboxLimits, NodeHandle, PublishError, SubscribeError};
+use crate::handle::{Mailbox, NodeHandle, PublishError, SubscribeError};
 use crate::listener::http::{payload, read_body};
 use crate::metrics::Listener;
+use crate::outbox::Item;
 use call::{Base, Reply};
 
 pub use call::UpstreamError;
@@ -40,7 +41,7 @@ const MAX_IDLE: usize = 64;
 
 /// One upstream service.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     filter: SubjectFilter,
     base: Base,
     timeout: Duration,
@@ -48,7 +49,7 @@ pub struct Upstream {
 }
 
 /// An upstream whose subscription is active.
-pub struct Attached {
+pub(crate) struct Attached {
     shared: Arc<Shared>,
     mailbox: Mailbox,
 }
@@ -65,7 +66,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When the subject or the URL cannot be used. The writer of the configuration is at fault.
-    pub fn new(config: &HttpUpstream) -> Result<Self, UpstreamError> {
+    pub(crate) fn new(config: &HttpUpstream) -> Result<Self, UpstreamError> {
         let filter = SubjectFilter::new(&config.subject)?;
         let base = Base::parse(&config.url, filter.as_filter())?;
         Ok(Self { filter, base, timeout: config.timeout, max_in_flight: config.max_in_flight })
@@ -75,12 +76,8 @@ impl Upstream {
     ///
     /// # Errors
     /// When the node takes no more subscriptions.
-    pub fn attach(self, node: NodeHandle) -> Result<Attached, SubscribeError> {
-        let limits = node.config().limits.clone();
-        let mailbox = node.mailbox(
-            Listener::Http,
-            MailboxLimits { messages: limits.queue_messages, bytes: limits.queue_bytes },
-        );
+    pub(crate) fn attach(self, node: NodeHandle) -> Result<Attached, SubscribeError> {
+        let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
         mailbox.subscribe(self.filter.as_filter(), Some(QUEUE), TAG)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -90,14 +87,14 @@ impl Upstream {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
             .build(connector);
-        let max_payload = limits.max_payload_bytes;
+        let max_payload = node.config().limits.max_payload_bytes;
         Ok(Attached { shared: Arc::new(Shared { upstream: self, node, client, max_payload }), mailbox })
     }
 }
 
 impl Attached {
     /// Calls the service for every message until the node drains, and then waits for the calls under way.
-    pub async fn serve(mut self) {
+    pub(crate) async fn serve(mut self) {
         let limit = self.shared.upstream.max_in_flight.clamp(1, u32::MAX as usize >> 3);
         let places = Arc::new(Semaphore::new(limit));
         while let Some(item) = self.mailbox.recv().await {
@@ -140,7 +137,8 @@ impl Shared {
         let base = &self.upstream.base;
         let request = call::request(base, &delivery.message())?;
         let request = request.map(|()| Full::new(payload(delivery)));
-        let response = self.client.request(request).await.map_err(|error| Reply::unreachable(base, &error))?;
+        let response =
+            self.client.request(request).await.map_err(|error| Reply::unreachable(base, &error))?;
         let (head, body) = response.into_parts();
         // The time-out of the whole call bounds this as well.
         let payload = read_body(body, self.max_payload, Duration::MAX)

@@ -77,10 +77,10 @@ pub(crate) fn payload(delivery: &Arc<Delivery>) -> Bytes {
     struct Payload(Arc<Delivery>);
     impl AsRef<[u8]> for Payload {
         fn as_ref(&self) -> &[u8] {
-            self.0.message().payload
+            self.0.payload()
         }
     }
-    let payload = delivery.message().payload;
+    let payload = delivery.payload();
     if payload.len() <= COPY_UP_TO {
         Bytes::copy_from_slice(payload)
     } else {

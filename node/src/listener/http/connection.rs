@@ -14,9 +14,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Connection, Service};
 use crate::config::HttpLimits;
@@ -33,6 +32,10 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that the server may reset for a client's faults before it closes the connection.
 const MAX_FAULTY_STREAMS: usize = 256;
+
+/// What a connection beyond the limit is told before any request is read.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
 
 /// hyper's settings for both versions, made once.
 pub(super) struct Protocols {
@@ -73,22 +76,33 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Serves a connection to its end. Runs on the worker that keeps it.
-pub(super) async fn serve(
-    service: Arc<Service>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    permit: Arc<OwnedSemaphorePermit>,
-) {
+pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, peer: SocketAddr) {
     let result = match TcpStream::from_std(stream).and_then(|stream| Ok((stream.local_addr()?, stream))) {
         Ok((local, stream)) => {
+            if is_full(&service) {
+                return refuse(stream, peer).await;
+            }
             let _session = service.node.metrics().session(Listener::Http);
-            drive(Arc::new(Connection { service, peer, local, permit }), stream).await
+            drive(Arc::new(Connection { service, peer, local }), stream).await
         }
         Err(error) => Err(error.into()),
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "an HTTP connection broke off");
     }
+}
+
+/// Whether the stream listeners have as many connections together as they may have.
+fn is_full(service: &Service) -> bool {
+    let sessions = |listener| service.node.metrics().sessions(listener);
+    let connections = sessions(Listener::Nats) + sessions(Listener::WebSocket) + sessions(Listener::Http);
+    connections >= service.limits.max_connections as u64
+}
+
+async fn refuse(mut stream: TcpStream, peer: SocketAddr) {
+    tracing::warn!(%peer, "limits.max_connections is reached");
+    // A client that is gone already need not be told.
+    let _ = stream.write_all(FULL).await;
 }
 
 async fn drive<S>(
@@ -209,7 +223,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sniffed<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt as _;
 
     async fn sniff(input: &[u8]) -> Option<(bool, Vec<u8>)> {
         let (mut client, server) = tokio::io::duplex(1);
@@ -224,7 +237,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_version_shows_in_the_first_bytes_and_none_is_lost() {
-        for input in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"POST /pub/a HTTP/1.1\r\n", b"PR", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rx"] {
+        for input in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"POST /pub/a HTTP/1.1\r\n",
+            b"PR",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rx",
+        ] {
             assert_eq!(sniff(input).await, Some((false, input.to_vec())));
         }
         let http2 = [&PREFACE[..], b"\0\0\0\x04"].concat();

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_message_cannot_set_what_is_http_s_own() {
-        let block = b"NATS/1.0\r\nSet-Cookie: a=b\r\nLocation: /\r\nContent-Length: 9\r\nX-Accel-Redirect: /etc\r\n\
+        let block =
+            b"NATS/1.0\r\nSet-Cookie: a=b\r\nLocation: /\r\nContent-Length: 9\r\nX-Accel-Redirect: /etc\r\n\
             Content-Type: text/a\r\nContent-Type: text/b\r\nX-Bad: a\x01b\r\nX Y: z\r\nX-Ok: yes\r\n\r\n";
         let mut out = HeaderMap::new();
         to_http(Headers::from_block(block), &mut out);

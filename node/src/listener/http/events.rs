@@ -13,8 +13,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use super::accept::Framing;
-use crate::handle::{Item, Mailbox};
+use crate::handle::Mailbox;
 use crate::metrics::DropReason;
+use crate::outbox::Item;
 
 /// Messages that wait are put together into pieces of about this many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -97,7 +98,7 @@ impl<S: Source> EventStream<S> {
                 result
             }
             (Item::Message { delivery, .. }, Framing::Lines) => {
-                piece.extend_from_slice(delivery.envelope());
+                piece.extend_from_slice(&delivery.envelope());
                 writeln!(piece)
             }
             (Item::Gap { dropped, reason }, Framing::Events) => {

@@ -23,22 +23,21 @@ use hyper::http::request::Parts;
 
 /// The origins that may use the node from a browser although they are not its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedOrigins(Vec<Origin>);
+pub(super) struct AllowedOrigins(Vec<Origin>);
 
 /// A text in `allowed_origins` that is not an origin. The writer of the configuration is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an origin; write scheme://host or scheme://host:port without a path")]
-pub struct InvalidOrigin(String);
+pub(super) struct InvalidOrigin(String);
 
 impl AllowedOrigins {
     /// Reads origins such as `https://app.example` or `http://localhost:3000`.
     ///
     /// # Errors
     /// Names the first text that is not an origin.
-    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidOrigin> {
-        let parse = |text: &S| {
-            Origin::parse(text.as_ref()).ok_or_else(|| InvalidOrigin(text.as_ref().to_owned()))
-        };
+    pub(super) fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, InvalidOrigin> {
+        let parse =
+            |text: &S| Origin::parse(text.as_ref()).ok_or_else(|| InvalidOrigin(text.as_ref().to_owned()));
         texts.iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
@@ -309,7 +308,8 @@ mod tests {
         // Through loopback, a node that is bound to every address is as strict as any other.
         let allowed = AllowedOrigins::default();
         let (local, bound) = (LOOPBACK.parse().unwrap(), "0.0.0.0:8080".parse().unwrap());
-        let through_loopback = |host| admit(&head("/", Version::HTTP_11, &[("host", host)]), local, bound, &allowed);
+        let through_loopback =
+            |host| admit(&head("/", Version::HTTP_11, &[("host", host)]), local, bound, &allowed);
         assert_eq!(through_loopback("evil.example"), Err(Refusal::UnexpectedHost));
         assert!(through_loopback("0.0.0.0:8080").is_ok(), "the address that the banner prints");
     }
@@ -360,13 +360,19 @@ mod tests {
             (vec![host, ("sec-fetch-site", "cross-site")], Err(Refusal::CrossSite)),
             (vec![host, ("sec-fetch-site", "same-site")], Err(Refusal::CrossSite)),
             (vec![host, ("sec-fetch-site", "Cross-Site")], Err(Refusal::CrossSite)),
-            (vec![host, ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], Err(Refusal::CrossSite)),
+            (
+                vec![host, ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+                Err(Refusal::CrossSite),
+            ),
             // A redirect through another site keeps the origin but not the relation.
             (
                 vec![host, ("origin", "http://localhost:8080"), ("sec-fetch-site", "cross-site")],
                 Err(Refusal::CrossSite),
             ),
-            (vec![("host", "evil.example:8080"), ("origin", "http://evil.example:8080")], Err(Refusal::UnexpectedHost)),
+            (
+                vec![("host", "evil.example:8080"), ("origin", "http://evil.example:8080")],
+                Err(Refusal::UnexpectedHost),
+            ),
         ] {
             assert_eq!(check(LOOPBACK, &[], &fields).map(|_| ()), expected, "{fields:?}");
         }
@@ -383,7 +389,8 @@ mod tests {
 
     #[test]
     fn allowed_origins_are_let_in_and_told() {
-        let page = [("host", "localhost:8080"), ("origin", "https://app.example"), ("sec-fetch-site", "cross-site")];
+        let page =
+            [("host", "localhost:8080"), ("origin", "https://app.example"), ("sec-fetch-site", "cross-site")];
         let admission = check(LOOPBACK, &["https://app.example:443"], &page).unwrap();
         let mut headers = HeaderMap::new();
         admission.set_cors(&mut headers);
@@ -408,7 +415,9 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_origins_are_named() {
-        for text in ["app.example", "https://", "https://a/b", "https://a b", "null", "://a", "https://u@a", "*"] {
+        for text in
+            ["app.example", "https://", "https://a/b", "https://a b", "null", "://a", "https://u@a", "*"]
+        {
             assert_eq!(AllowedOrigins::parse(&[text]), Err(InvalidOrigin(text.into())), "{text}");
         }
     }

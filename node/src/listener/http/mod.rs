@@ -27,104 +27,53 @@ use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use body::{payload, read as read_body};
 pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
-pub use guard::{AllowedOrigins, InvalidOrigin};
 
-use crate::config::{Config, Limits};
+use crate::config::Limits;
 use crate::handle::NodeHandle;
 use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
+use guard::AllowedOrigins;
 use problem::Problem;
 use target::Target;
 
-/// How long to wait after `accept` failed for want of a resource, such as file descriptors.
+/// How long the listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Every method that some resource has, for `OPTIONS *`.
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
-/// An HTTP listener that is bound and does not serve yet.
-#[derive(Debug)]
-pub struct HttpListener {
-    socket: TcpListener,
-    address: SocketAddr,
-    allowed_origins: AllowedOrigins,
+/// Accepts connections until the node drains.
+pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
+    let ready = TcpListener::from_std(listener).and_then(|socket| Ok((socket.local_addr()?, socket)));
+    let (address, socket) = match ready {
+        Ok(ready) => ready,
+        Err(error) => return tracing::error!(%error, "the HTTP listener cannot be polled"),
+    };
+    let service = Arc::new(Service::new(node.clone(), address));
+    tokio::select! {
+        () = accept(&socket, &service, &workers) => {}
+        () = node.draining() => {}
+    }
 }
 
-/// Why the listener cannot start. The writer of the configuration is at fault.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken, or not one of this machine.
-    #[error(transparent)]
-    Address(#[from] io::Error),
-    /// A text in `allowed_origins` is not an origin.
-    #[error(transparent)]
-    Origin(#[from] InvalidOrigin),
-}
-
-impl HttpListener {
-    /// Binds the address. Port 0 takes a free one. `allowed_origins` are the foreign origins whose pages may
-    /// use the listener.
-    ///
-    /// # Errors
-    /// When the address cannot be bound or an origin is malformed.
-    pub async fn bind(address: SocketAddr, allowed_origins: &[String]) -> Result<Self, BindError> {
-        let allowed_origins = AllowedOrigins::parse(allowed_origins)?;
-        let socket = TcpListener::bind(address).await?;
-        let address = socket.local_addr()?;
-        Ok(Self { socket, address, allowed_origins })
-    }
-
-    /// The address that was bound, with its real port.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until the node drains and the last connection is gone, at most for the drain time-out.
-    pub async fn serve(self, node: NodeHandle, workers: Arc<Workers>) {
-        let Self { socket, address, allowed_origins } = self;
-        let config = node.config();
-        let places = config.limits.max_connections.min(Semaphore::MAX_PERMITS);
-        let connections = Arc::new(Semaphore::new(places));
-        let service = Arc::new(Service::new(node.clone(), &config, address, allowed_origins));
-        let draining = node.draining();
-        let mut draining = std::pin::pin!(draining);
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = &mut draining => break,
-                accepted = socket.accept() => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%address, %error, "cannot accept an HTTP connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = connections.clone().try_acquire_owned() else {
-                tracing::warn!(%peer, limit = places, "refused an HTTP connection: too many are open");
-                continue;
-            };
-            // The socket moves to the reactor of the thread that will serve it.
-            match connection::prepare(&stream).and_then(|()| stream.into_std()) {
-                Ok(stream) => {
-                    let service = service.clone();
-                    workers.next().spawn(connection::serve(service, stream, peer, Arc::new(permit)));
-                }
+async fn accept(socket: &TcpListener, service: &Arc<Service>, workers: &Workers) {
+    loop {
+        match socket.accept().await {
+            // The socket moves to the poller of the worker that will serve it.
+            Ok((stream, peer)) => match connection::prepare(&stream).and_then(|()| stream.into_std()) {
+                Ok(stream) => workers.next().spawn(connection::serve(service.clone(), stream, peer)),
                 Err(error) => tracing::debug!(%peer, %error, "an HTTP connection was gone at once"),
+            },
+            // The connection was reset while it waited: the next one may be fine.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "accepting HTTP connections pauses");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        drop(socket);
-        // Every connection ends itself within the drain time-out; whoever holds all places knows that
-        // none is left.
-        let all = u32::try_from(places).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(config.limits.drain_timeout, connections.acquire_many(all)).await;
     }
 }
 
@@ -143,16 +92,17 @@ struct Connection {
     service: Arc<Service>,
     peer: SocketAddr,
     local: SocketAddr,
-    permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Service {
-    fn new(
-        node: NodeHandle,
-        config: &Config,
-        bound: SocketAddr,
-        allowed_origins: AllowedOrigins,
-    ) -> Self {
+    fn new(node: NodeHandle, bound: SocketAddr) -> Self {
+        let config = node.config();
+        let allowed_origins = AllowedOrigins::parse(&config.listeners.http.allowed_origins);
+        let allowed_origins = allowed_origins.unwrap_or_else(|error| {
+            // A configuration that was read is checked; one that a program built may not be. Its pages stay out.
+            tracing::error!(%error, "listeners.http.allowed_origins is not used");
+            AllowedOrigins::default()
+        });
         let limits = config.limits.clone();
         let protocols = Protocols::new(&limits.http);
         let keep_alive = config.listeners.http.keep_alive;
@@ -174,7 +124,7 @@ impl Connection {
         };
         let answered = if websocket::is_upgrade(&head) {
             let request = Request::from_parts(head, body);
-            return websocket::upgrade(request, service.node.clone(), self.peer, self.permit.clone())
+            return websocket::upgrade(request, service.node.clone(), self.peer, self.local)
                 .unwrap_or_else(Problem::into_response);
         } else if head.method == Method::OPTIONS {
             options(&head).map(|(methods, mut response)| {

@@ -98,7 +98,9 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Host => Self::new(StatusCode::BAD_REQUEST, "invalid", refusal.to_string()),
-            Refusal::UnexpectedHost => Self::new(StatusCode::FORBIDDEN, "unexpected_host", refusal.to_string()),
+            Refusal::UnexpectedHost => {
+                Self::new(StatusCode::FORBIDDEN, "unexpected_host", refusal.to_string())
+            }
             Refusal::ForeignOrigin | Refusal::CrossSite => {
                 Self::new(StatusCode::FORBIDDEN, "foreign_origin", refusal.to_string())
             }
@@ -127,8 +129,11 @@ impl From<RequestError> for Problem {
             RequestError::Timeout => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "no answer came within the time-out")
             }
+            RequestError::Overloaded => {
+                let detail = "too many requests are waiting for their reply";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+            }
             RequestError::Publish(error) => error.into(),
-            RequestError::Draining => Self::draining(),
         }
     }
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
-};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use waymeet_core::{Headers, Message, ResourceError, Subject, SubjectFilter};
@@ -20,7 +18,6 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Service, crossing, read_body};
-use crate::handle::MailboxLimits;
 use crate::metrics::{DropReason, Listener};
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
@@ -94,9 +91,7 @@ impl Service {
         let body = if head.method == Method::HEAD {
             Body::Empty
         } else {
-            let limits =
-                MailboxLimits { messages: self.limits.queue_messages, bytes: self.limits.queue_bytes };
-            let mailbox = self.node.mailbox(Listener::Http, limits);
+            let mailbox = self.node.mailbox(Listener::Http, self.node.mailbox_limits());
             for filter in filters {
                 mailbox.subscribe(filter.as_filter(), queue, TAG)?;
             }
@@ -116,7 +111,7 @@ impl Service {
     /// A target that is no resource. Only those that would have carried a message are counted as rejected.
     pub(super) fn invalid_target(&self, head: &Parts, error: TargetError) -> Problem {
         if error != TargetError::Unknown && (head.method == Method::POST || head.method == Method::PUT) {
-            self.node.metrics().reject(Listener::Http, DropReason::Invalid);
+            self.node.metrics().rejected(Listener::Http, DropReason::Invalid);
         }
         error.into()
     }
@@ -139,7 +134,7 @@ impl Service {
                         Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()),
                     ),
                 };
-                self.node.metrics().reject(Listener::Http, reason);
+                self.node.metrics().rejected(Listener::Http, reason);
                 Err(problem)
             }
         }
@@ -161,9 +156,7 @@ fn name_method(method: &Method, payload: &[u8], headers: &mut waymeet_core::Head
 fn reply_head(reply: Headers<'_>) -> (StatusCode, HeaderMap) {
     let mut headers = HeaderMap::with_capacity(4);
     crossing::to_http(reply, &mut headers);
-    headers
-        .entry(CONTENT_TYPE)
-        .or_insert(HeaderValue::from_static("application/octet-stream"));
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPLY_POLICY));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let status = match reply.get(ERROR_CODE_HEADER) {
@@ -207,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_reply_is_served_as_data() {
-        let block = b"NATS/1.0\r\nX-A: 1\r\nX-Content-Type-Options: none\r\nContent-Security-Policy: x\r\n\r\n";
+        let block =
+            b"NATS/1.0\r\nX-A: 1\r\nX-Content-Type-Options: none\r\nContent-Security-Policy: x\r\n\r\n";
         let (status, headers) = reply_head(Headers::from_block(block));
         assert_eq!(status, 200);
         assert_eq!(headers[CONTENT_TYPE], "application/octet-stream");
@@ -219,9 +213,16 @@ mod tests {
 
     #[test]
     fn a_service_s_error_becomes_the_status() {
-        for (code, status) in
-            [("404", 404), ("400", 400), ("599", 599), ("200", 500), ("600", 500), ("", 500), ("x", 500), ("-1", 500)]
-        {
+        for (code, status) in [
+            ("404", 404),
+            ("400", 400),
+            ("599", 599),
+            ("200", 500),
+            ("600", 500),
+            ("", 500),
+            ("x", 500),
+            ("-1", 500),
+        ] {
             let block = format!("NATS/1.0\r\nNats-Service-Error-Code: {code}\r\n\r\n");
             assert_eq!(reply_head(Headers::from_block(block.as_bytes())).0, status, "{code:?}");
         }

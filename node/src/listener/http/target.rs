@@ -17,8 +17,14 @@ const MAX_QUEUE_LEN: usize = 256;
 pub(super) enum Target<'a> {
     Publish(SubjectText<'a>),
     /// `None` leaves the time-out to the node's configuration.
-    Request { subject: SubjectText<'a>, timeout: Option<Duration> },
-    Subscribe { filters: Vec<SubjectFilter>, queue: Option<String> },
+    Request {
+        subject: SubjectText<'a>,
+        timeout: Option<Duration>,
+    },
+    Subscribe {
+        filters: Vec<SubjectFilter>,
+        queue: Option<String>,
+    },
     Page(Page),
 }
 
@@ -135,10 +141,7 @@ fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, TargetError> {
     path.split('/').map(percent_decode).collect()
 }
 
-fn subscription(
-    filter: Option<SubjectFilter>,
-    query: Option<&str>,
-) -> Result<Target<'static>, TargetError> {
+fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Target<'static>, TargetError> {
     let mut filters: Vec<SubjectFilter> = filter.into_iter().collect();
     let mut queue = None;
     for (name, value) in parameters(query) {

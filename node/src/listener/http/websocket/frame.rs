@@ -74,13 +74,7 @@ impl Default for State {
 
 impl State {
     fn payload(head: &Head) -> Self {
-        Self::Payload {
-            opcode: head.opcode,
-            mask: head.mask,
-            offset: 0,
-            left: head.len,
-            control: Vec::new(),
-        }
+        Self::Payload { opcode: head.opcode, mask: head.mask, offset: 0, left: head.len, control: Vec::new() }
     }
 }
 

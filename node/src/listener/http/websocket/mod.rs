@@ -7,7 +7,6 @@ mod frame;
 mod stream;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +19,6 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Body;
 use super::problem::Problem;
@@ -39,13 +37,12 @@ pub(super) fn is_upgrade(head: &Parts) -> bool {
     head.version == Version::HTTP_11 && lists(&head.headers, UPGRADE.as_str(), "websocket")
 }
 
-/// Answers an upgrade and serves NATS on the connection from then on. `permit` is the connection's place
-/// among the listener's, which the session keeps.
+/// Answers an upgrade and serves NATS on the connection from then on.
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
     node: NodeHandle,
     peer: SocketAddr,
-    permit: Arc<OwnedSemaphorePermit>,
+    local: SocketAddr,
 ) -> Result<Response<Body>, Problem> {
     let accept = handshake(request.method(), request.headers())?;
     let mut response = Response::new(Body::Empty);
@@ -62,11 +59,10 @@ pub(super) fn upgrade(
     let upgrade = hyper::upgrade::on(&mut request);
     // On this thread, as the connection's socket belongs to its reactor.
     tokio::spawn(async move {
-        let _permit = permit;
         match upgrade.await {
             Ok(connection) => {
                 let stream = WebSocketStream::new(TokioIo::new(connection));
-                nats::serve_stream(stream, node, Listener::WebSocket, peer).await;
+                nats::serve_stream(stream, node, Listener::WebSocket, peer, local).await;
             }
             Err(error) => tracing::debug!(%peer, %error, "a WebSocket upgrade was not completed"),
         }

@@ -268,7 +268,9 @@ mod tests {
         server.write_all(b"bye").await.unwrap();
         server.shutdown().await.unwrap();
         assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(b"bye".to_vec()));
-        assert!(matches!(client.next().await.unwrap().unwrap(), Message::Close(Some(frame)) if u16::from(frame.code) == 1000));
+        assert!(
+            matches!(client.next().await.unwrap().unwrap(), Message::Close(Some(frame)) if u16::from(frame.code) == 1000)
+        );
     }
 
     #[tokio::test]
