@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod config;
+mod console;
 pub mod datadir;
 mod delivery;
 mod exchange;
@@ -17,6 +18,7 @@ mod outbox;
 mod publisher;
 mod shared;
 mod subscription;
+mod upstream;
 mod worker;
 
 pub use delivery::Delivery;
@@ -25,4 +27,5 @@ pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
 pub use node::{Addresses, Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;
+pub use upstream::UpstreamError;
 pub use worker::{Worker, Workers};

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
-use crate::listener::{self, nats};
+use crate::listener::{self, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
+use crate::upstream::{Upstream, UpstreamError};
 use crate::worker::Workers;
 
 /// How often a drain looks whether everything is done.
@@ -34,6 +35,9 @@ pub enum StartError {
         /// What to do about it.
         advice: String,
     },
+    /// An `[[http.upstream]]` cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The operating system gives no threads or pollers.
     #[error("cannot start the worker threads: {0}")]
     Workers(#[source] io::Error),
@@ -113,12 +117,19 @@ impl NodeBuilder {
         };
         let shared = Arc::new(Shared::new(config.clone(), info));
         let handle = NodeHandle { shared: shared.clone() };
+        let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let bound = Bound::bind(&config)?;
         let count = self
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let workers = Workers::start(count, &shared.exchange).map_err(StartError::Workers)?;
         let workers = Arc::new(workers);
+        for upstream in upstreams {
+            // A node that starts takes every subscription.
+            if let Ok(attached) = upstream.attach(handle.clone()) {
+                workers.next().spawn(attached.serve());
+            }
+        }
         bound.serve(&handle, &workers);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
@@ -223,6 +234,7 @@ fn node_id() -> String {
 /// Sockets that are bound but not served yet: all addresses are free, or none is taken.
 struct Bound {
     nats: Option<std::net::TcpListener>,
+    http: Option<std::net::TcpListener>,
 }
 
 impl Bound {
@@ -231,7 +243,10 @@ impl Bound {
             let Some(address) = address.socket() else { return Ok(None) };
             listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
         };
-        Ok(Self { nats: tcp(Listener::Nats, config.listeners.nats.address)? })
+        Ok(Self {
+            nats: tcp(Listener::Nats, config.listeners.nats.address)?,
+            http: tcp(Listener::Http, config.listeners.http.address)?,
+        })
     }
 
     fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
@@ -243,6 +258,10 @@ impl Bound {
         if let Some(nats) = self.nats {
             note(Listener::Nats, nats.local_addr());
             workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone()));
+        }
+        if let Some(http) = self.http {
+            note(Listener::Http, http.local_addr());
+            workers.next().spawn(http::serve(http, handle.clone(), workers.clone()));
         }
     }
 }

@@ -1,0 +1,82 @@
+//! The console: the page at `/`, embedded in the program.
+//!
+//! Owns the page's files and the facts about the node that are put into it. It must not serve them; the HTTP
+//! listener does, under a policy that lets the page load nothing but itself.
+
+use serde::Serialize;
+
+use crate::handle::NodeHandle;
+use crate::metrics::Listener;
+
+/// `/console.js`.
+pub(crate) const SCRIPT: &str = include_str!("console.js");
+/// `/console.css`.
+pub(crate) const STYLE: &str = include_str!("console.css");
+const PAGE: &str = include_str!("index.html");
+/// What stands in the page for the facts.
+const FACTS_MARK: &str = "{facts}";
+
+/// What the script knows without asking.
+#[derive(Serialize)]
+struct Facts<'a> {
+    id: &'a str,
+    name: &'a str,
+    version: &'a str,
+    listeners: Vec<Row>,
+}
+
+/// One row of the table of listeners.
+#[derive(Serialize)]
+struct Row {
+    listener: &'static str,
+    address: String,
+}
+
+/// The page, with the node's facts in it.
+pub(crate) fn page(node: &NodeHandle) -> String {
+    let info = node.info();
+    let mut listeners = Vec::new();
+    for (listener, address) in node.addresses() {
+        listeners.push(Row { listener: listener.as_str(), address: address.to_string() });
+        if listener == Listener::Http {
+            let address = format!("ws://{address}");
+            listeners.push(Row { listener: Listener::WebSocket.as_str(), address });
+        }
+    }
+    let facts = Facts { id: &info.id, name: &info.name, version: info.version, listeners };
+    PAGE.replace(FACTS_MARK, &embedded_json(&facts))
+}
+
+/// JSON that can stand in a script element: no text in it ends the element or opens a comment.
+fn embedded_json(facts: &Facts<'_>) -> String {
+    serde_json::to_string(facts).expect("a struct of strings is always JSON").replace('<', "\\u003c")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_cannot_leave_their_element() {
+        let name = "</script><script>alert(1)</script><!--";
+        let facts = Facts { id: "N", name, version: "0", listeners: Vec::new() };
+        let json = embedded_json(&facts);
+        assert!(!json.contains('<'));
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["name"], name);
+    }
+
+    #[test]
+    fn the_page_loads_nothing_from_elsewhere() {
+        for text in [PAGE, SCRIPT, STYLE] {
+            let mut urls = text.match_indices("//").filter(|(at, _)| {
+                let before = &text[..*at];
+                before.ends_with("http:") || before.ends_with("https:")
+            });
+            // The namespace of SVG is a name and not fetched.
+            assert!(urls.all(|(at, _)| text[at..].starts_with("//www.w3.org/2000/svg")));
+        }
+        assert_eq!(PAGE.matches(FACTS_MARK).count(), 1);
+        assert!(!PAGE.contains("style=") && !PAGE.contains("onclick"), "the policy forbids inline code");
+    }
+}

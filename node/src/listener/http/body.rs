@@ -1,0 +1,189 @@
+//! Bodies: the one type of response body, and reading a request's body up to a limit.
+//!
+//! Owns the bytes that follow a head. It must not look at heads, except at a declared length.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use super::events::EventStream;
+use crate::delivery::Delivery;
+
+/// What every response carries. One type, so that nothing is boxed but a subscription.
+#[derive(Default)]
+pub(super) enum Body {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Events(Box<EventStream>),
+}
+
+impl Body {
+    pub(super) fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::Full(bytes.into())
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Full(_) => match std::mem::take(&mut *self) {
+                Self::Full(bytes) if !bytes.is_empty() => Some(bytes),
+                _ => None,
+            },
+            Self::Events(stream) => match stream.poll_bytes(cx) {
+                Poll::Ready(bytes) => bytes,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Events(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Payloads up to this length are copied, in bytes; longer ones stay where the delivery has them.
+const COPY_UP_TO: usize = 4 * 1024;
+
+/// A delivery's payload as the bytes of a body.
+pub(crate) fn payload(delivery: &Arc<Delivery>) -> Bytes {
+    struct Payload(Arc<Delivery>);
+    impl AsRef<[u8]> for Payload {
+        fn as_ref(&self) -> &[u8] {
+            self.0.payload()
+        }
+    }
+    let payload = delivery.payload();
+    if payload.len() <= COPY_UP_TO {
+        Bytes::copy_from_slice(payload)
+    } else {
+        Bytes::from_owner(Payload(delivery.clone()))
+    }
+}
+
+/// Why a body could not be read. The client is at fault.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the body is longer than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the body did not come within the time-out")]
+    Timeout,
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// Reads a whole body of at most `limit` bytes. One that declares more is refused before any of it is read,
+/// so that a client that waits for `100 Continue` never sends it. A body in one piece is not copied.
+pub(crate) async fn read<B>(body: B, limit: usize, timeout: Duration) -> Result<Bytes, BodyError>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLarge { limit });
+    }
+    match tokio::time::timeout(timeout, collect(body, limit)).await {
+        Ok(result) => result,
+        Err(_) => Err(BodyError::Timeout),
+    }
+}
+
+async fn collect<B>(body: B, limit: usize) -> Result<Bytes, BodyError>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let mut body = std::pin::pin!(body);
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers are passed over: no header that crosses is defined for them.
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            // The declared rest is reserved at most once, and never more than the limit.
+            let rest = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+            whole.reserve((first.len() + data.len() + rest).min(limit));
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// A body in given pieces that declares no length, or one that never goes on.
+    struct Pieces(VecDeque<&'static [u8]>, bool);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece))))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    async fn read_pieces(pieces: &[&'static [u8]], limit: usize) -> Result<Bytes, BodyError> {
+        read(Pieces(pieces.iter().copied().collect(), false), limit, Duration::from_secs(60)).await
+    }
+
+    #[tokio::test]
+    async fn bodies_are_put_together_up_to_the_limit() {
+        assert_eq!(read_pieces(&[], 3).await.unwrap(), "");
+        assert_eq!(read_pieces(&[b"abc"], 3).await.unwrap(), "abc");
+        assert_eq!(read_pieces(&[b"a", b"", b"b", b"c"], 3).await.unwrap(), "abc");
+        assert_eq!(read_pieces(&[b"ab", b"cd"], 3).await, Err(BodyError::TooLarge { limit: 3 }));
+        assert_eq!(read(Body::full("abcd"), 3, Duration::MAX).await, Err(BodyError::TooLarge { limit: 3 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_given_up() {
+        let body = Pieces([b"a" as &[u8]].into(), true);
+        assert_eq!(read(body, 3, Duration::from_secs(1)).await, Err(BodyError::Timeout));
+    }
+}

@@ -1,0 +1,189 @@
+//! The HTTP listener: publish, request, subscribe, the node's pages, and NATS over WebSocket on one port.
+//!
+//! Owns the socket, its limits and the way of a request: who may ask (`guard`), what it names (`target`), and
+//! which part answers. It must not route: it talks to the node's handle only. HTTP/1.1 and HTTP/2 are hyper's;
+//! there is no framework above it, because the resource space is small and a publication should cost little
+//! more than its parsing.
+
+mod accept;
+mod body;
+mod connection;
+pub(crate) mod crossing;
+mod events;
+mod guard;
+mod pages;
+mod problem;
+mod rest;
+mod target;
+mod websocket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::net::TcpListener;
+
+pub(crate) use body::{payload, read as read_body};
+pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
+
+use crate::config::Limits;
+use crate::handle::NodeHandle;
+use crate::worker::Workers;
+use body::Body;
+use connection::Protocols;
+use guard::AllowedOrigins;
+use problem::Problem;
+use target::Target;
+
+/// How long the listener waits when the process has no file descriptors left, before it tries again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Every method that some resource has, for `OPTIONS *`.
+const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
+
+/// Accepts connections until the node drains.
+pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
+    let ready = TcpListener::from_std(listener).and_then(|socket| Ok((socket.local_addr()?, socket)));
+    let (address, socket) = match ready {
+        Ok(ready) => ready,
+        Err(error) => return tracing::error!(%error, "the HTTP listener cannot be polled"),
+    };
+    let service = Arc::new(Service::new(node.clone(), address));
+    tokio::select! {
+        () = accept(&socket, &service, &workers) => {}
+        () = node.draining() => {}
+    }
+}
+
+async fn accept(socket: &TcpListener, service: &Arc<Service>, workers: &Workers) {
+    loop {
+        match socket.accept().await {
+            // The socket moves to the poller of the worker that will serve it.
+            Ok((stream, peer)) => match connection::prepare(&stream).and_then(|()| stream.into_std()) {
+                Ok(stream) => workers.next().spawn(connection::serve(service.clone(), stream, peer)),
+                Err(error) => tracing::debug!(%peer, %error, "an HTTP connection was gone at once"),
+            },
+            // The connection was reset while it waited: the next one may be fine.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "accepting HTTP connections pauses");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What all connections of a listener share.
+struct Service {
+    node: NodeHandle,
+    bound: SocketAddr,
+    allowed_origins: AllowedOrigins,
+    limits: Limits,
+    keep_alive: Duration,
+    protocols: Protocols,
+}
+
+/// What a request is told about its connection.
+struct Connection {
+    service: Arc<Service>,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl Service {
+    fn new(node: NodeHandle, bound: SocketAddr) -> Self {
+        let config = node.config();
+        let allowed_origins = AllowedOrigins::parse(&config.listeners.http.allowed_origins);
+        let allowed_origins = allowed_origins.unwrap_or_else(|error| {
+            // A configuration that was read is checked; one that a program built may not be. Its pages stay out.
+            tracing::error!(%error, "listeners.http.allowed_origins is not used");
+            AllowedOrigins::default()
+        });
+        let limits = config.limits.clone();
+        let protocols = Protocols::new(&limits.http);
+        let keep_alive = config.listeners.http.keep_alive;
+        Self { node, bound, allowed_origins, limits, keep_alive, protocols }
+    }
+}
+
+impl Connection {
+    /// Answers one request. Who may ask is decided before anything else is looked at.
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let service = &*self.service;
+        let admission = match guard::admit(&head, self.local, service.bound, &service.allowed_origins) {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                tracing::debug!(peer = %self.peer, %refusal, "refused an HTTP request");
+                return finish(Problem::from(refusal).into_response(), &head);
+            }
+        };
+        let answered = if websocket::is_upgrade(&head) {
+            let request = Request::from_parts(head, body);
+            return websocket::upgrade(request, service.node.clone(), self.peer, self.local)
+                .unwrap_or_else(Problem::into_response);
+        } else if head.method == Method::OPTIONS {
+            options(&head).map(|(methods, mut response)| {
+                admission.set_preflight(methods, &head.headers, response.headers_mut());
+                response
+            })
+        } else {
+            service.dispatch(&head, body).await
+        };
+        let mut response = answered.unwrap_or_else(Problem::into_response);
+        admission.set_cors(response.headers_mut());
+        finish(response, &head)
+    }
+}
+
+impl Service {
+    async fn dispatch(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Problem> {
+        let target = match Target::parse(head.uri.path(), head.uri.query()) {
+            Ok(target) => target,
+            Err(error) => return Err(self.invalid_target(head, error)),
+        };
+        let get = head.method == Method::GET || head.method == Method::HEAD;
+        let post = head.method == Method::POST;
+        match &target {
+            Target::Publish(subject) if post || head.method == Method::PUT => {
+                self.publish(head, subject.as_subject(), body).await
+            }
+            Target::Request { subject, timeout } if post || get => {
+                self.request(head, subject.as_subject(), *timeout, body).await
+            }
+            Target::Subscribe { filters, queue } if get => self.subscribe(head, filters, queue.as_deref()),
+            Target::Page(page) if get => self.page(*page),
+            _ => Err(Problem::method_not_allowed(target.allow())),
+        }
+    }
+}
+
+/// The answer to `OPTIONS`, and the methods of the resource (RFC 9110, section 9.3.7).
+fn options(head: &Parts) -> Result<(&'static str, Response<Body>), Problem> {
+    let methods = match head.uri.path() {
+        "*" => ALL_METHODS,
+        path => Target::parse(path, head.uri.query())?.allow(),
+    };
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    Ok((methods, response))
+}
+
+/// What every response has in common.
+fn finish(mut response: Response<Body>, head: &Parts) -> Response<Body> {
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if head.method == Method::HEAD {
+        // HTTP/2 sends what it is given, so the body is taken away here and its length stays.
+        if let Body::Full(bytes) = response.body() {
+            let len = HeaderValue::from(bytes.len());
+            response.headers_mut().insert(CONTENT_LENGTH, len);
+        }
+        *response.body_mut() = Body::Empty;
+    }
+    response
+}

@@ -1,0 +1,286 @@
+//! A WebSocket as a byte stream: what the NATS session is served over.
+//!
+//! Owns reading and writing frames on a connection. It buffers nothing: payload is unmasked where the session
+//! reads it, and each write of the session is one binary frame. It must not look into the stream.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frame::{Decoder, FrameHead, close, pong};
+
+/// RFC 6455, section 7.4.1.
+const NORMAL_CLOSURE: u16 = 1000;
+const PROTOCOL_ERROR: u16 = 1002;
+
+/// The server's side of a WebSocket.
+pub(super) struct WebSocketStream<S> {
+    io: S,
+    decoder: Decoder,
+    /// The frame that is being written: its head, how much of that is out, and the payload still to come.
+    frame: Option<Outgoing>,
+    /// A control frame that waits for its turn, and how much of it is out.
+    control: Option<(Vec<u8>, usize)>,
+    /// The client has closed or broken off.
+    read_closed: bool,
+    /// A close frame is out or waits in `control`.
+    close_sent: bool,
+}
+
+struct Outgoing {
+    head: FrameHead,
+    head_sent: usize,
+    left: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketStream<S> {
+    pub(super) fn new(io: S) -> Self {
+        let (frame, control) = (None, None);
+        Self { io, decoder: Decoder::default(), frame, control, read_closed: false, close_sent: false }
+    }
+
+    fn queue_pong(&mut self, payload: &[u8]) {
+        let begun = self.control.as_ref().is_some_and(|(_, sent)| *sent > 0);
+        // A pong that has not begun is replaced by the one for the latest ping (section 5.5.3).
+        if !begun && !self.close_sent {
+            self.control = Some((pong(payload), 0));
+        }
+    }
+
+    fn queue_close(&mut self, status: u16) {
+        if self.close_sent {
+            return;
+        }
+        self.close_sent = true;
+        match &mut self.control {
+            // A pong is half out: the close follows it.
+            Some((bytes, sent)) if *sent > 0 => bytes.extend_from_slice(&close(status)),
+            control => *control = Some((close(status), 0)),
+        }
+    }
+
+    /// Writes what waits in `control`, unless a data frame is half out.
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.frame.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        while let Some((bytes, sent)) = &mut self.control {
+            let rest = bytes.get(*sent..).unwrap_or_default();
+            if rest.is_empty() {
+                self.control = None;
+                break;
+            }
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *sent += written;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if this.read_closed {
+                return Poll::Ready(Ok(()));
+            }
+            let start = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let bytes = buf.filled_mut().get_mut(start..).unwrap_or_default();
+            if bytes.is_empty() {
+                this.read_closed = true;
+                return Poll::Ready(Ok(()));
+            }
+            let decoded = match this.decoder.decode(bytes) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    buf.set_filled(start);
+                    this.read_closed = true;
+                    this.queue_close(PROTOCOL_ERROR);
+                    // As far as it goes: the connection ends either way.
+                    let _ = this.poll_control(cx)?;
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                }
+            };
+            buf.set_filled(start + decoded.len);
+            if let Some(payload) = decoded.ping {
+                this.queue_pong(&payload);
+            }
+            if decoded.closed {
+                this.read_closed = true;
+                this.queue_close(NORMAL_CLOSURE);
+            }
+            // What cannot go out now goes out before the next frame.
+            let _ = this.poll_control(cx)?;
+            if decoded.len > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
+    /// One binary frame. When a part of it is out, the rest of `data` has to be offered next, as every writer
+    /// of a byte stream does.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(this.poll_control(cx))?;
+        if this.close_sent {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        loop {
+            let frame = this.frame.get_or_insert_with(|| Outgoing {
+                head: FrameHead::binary(data.len()),
+                head_sent: 0,
+                left: data.len(),
+            });
+            let head = frame.head.as_slice().get(frame.head_sent..).unwrap_or_default();
+            let payload = data.get(..frame.left).unwrap_or(data);
+            let parts = [IoSlice::new(head), IoSlice::new(payload)];
+            let parts = if head.is_empty() { &parts[1..] } else { &parts };
+            let written = match Pin::new(&mut this.io).poll_write_vectored(cx, parts) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    if frame.head_sent == 0 {
+                        // Nothing is out, so the next write may be of another length.
+                        this.frame = None;
+                    }
+                    return Poll::Pending;
+                }
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_payload = written.saturating_sub(head.len());
+            frame.head_sent += written - of_payload;
+            frame.left -= of_payload;
+            if frame.left == 0 {
+                this.frame = None;
+            }
+            if of_payload > 0 {
+                return Poll::Ready(Ok(of_payload));
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_control(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Within a half-written frame a close frame would be taken for its payload.
+        if self.frame.is_none() {
+            self.queue_close(NORMAL_CLOSURE);
+        }
+        ready!(self.poll_control(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio_tungstenite::WebSocketStream as Client;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    /// A client of a library that nobody here wrote, over a pipe of `capacity` bytes.
+    async fn pair(capacity: usize) -> (Client<DuplexStream>, WebSocketStream<DuplexStream>) {
+        let (client, server) = tokio::io::duplex(capacity);
+        (Client::from_raw_socket(client, Role::Client, None).await, WebSocketStream::new(server))
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_through_a_narrow_pipe() {
+        let (mut client, mut server) = pair(7).await;
+        let long = vec![b'z'; 70_000];
+        let sent = long.clone();
+        let client = tokio::spawn(async move {
+            client.send(Message::text("PING\r")).await.unwrap();
+            client.send(Message::binary(b"\n".to_vec())).await.unwrap();
+            client.send(Message::binary(sent)).await.unwrap();
+            let mut received = Vec::new();
+            while received.len() < 70_006 {
+                match client.next().await.unwrap().unwrap() {
+                    Message::Binary(bytes) => received.extend_from_slice(&bytes),
+                    other => panic!("not a binary frame: {other:?}"),
+                }
+            }
+            received
+        });
+        let mut received = vec![0; 6 + long.len()];
+        server.read_exact(&mut received).await.unwrap();
+        assert!(received.starts_with(b"PING\r\n") && received.ends_with(&long));
+        server.write_all(b"PONG\r\n").await.unwrap();
+        server.write_all(&long).await.unwrap();
+        assert_eq!(client.await.unwrap(), [b"PONG\r\n", &long[..]].concat());
+    }
+
+    #[tokio::test]
+    async fn one_write_is_one_frame() {
+        let (mut client, mut server) = pair(64 * 1024).await;
+        server.write_all(b"MSG a 1 2\r\nhi\r\n").await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(b"MSG a 1 2\r\nhi\r\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn pings_are_answered_while_the_session_reads() {
+        let (mut client, mut server) = pair(1024).await;
+        client.send(Message::Ping(b"are you there".to_vec().into())).await.unwrap();
+        client.send(Message::text("x")).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'x');
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong(b"are you there".to_vec().into()));
+    }
+
+    #[tokio::test]
+    async fn a_close_is_an_end_of_input_and_is_answered() {
+        let (mut client, mut server) = pair(1024).await;
+        client.close(None).await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!(server.write_all(b"too late").await.is_err());
+        server.shutdown().await.unwrap();
+        assert!(matches!(client.next().await.unwrap().unwrap(), Message::Close(_)));
+        assert!(client.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_server_s_end_is_a_close_frame() {
+        let (mut client, mut server) = pair(1024).await;
+        server.write_all(b"bye").await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(b"bye".to_vec()));
+        assert!(
+            matches!(client.next().await.unwrap().unwrap(), Message::Close(Some(frame)) if u16::from(frame.code) == 1000)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_broken_frame_ends_the_connection_with_1002() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut server = WebSocketStream::new(server);
+        client.write_all(&[0x82, 0x01, b'x']).await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, [0x88, 0x02, 0x03, 0xea]);
+    }
+}
