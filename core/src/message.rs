@@ -52,6 +52,44 @@ impl<'a> Message<'a> {
     }
 }
 
+/// A message whose subject is still bytes off the wire. Whoever routes it looks the bytes up among the
+/// subjects that it knows already, and parses only those that are new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawMessage<'a> {
+    /// Where it goes, if this is a subject.
+    pub subject: &'a [u8],
+    /// Where an answer is expected, when one is.
+    pub reply: Option<Subject<'a>>,
+    /// The header block.
+    pub headers: Headers<'a>,
+    /// The bytes themselves.
+    pub payload: &'a [u8],
+}
+
+impl<'a> RawMessage<'a> {
+    /// The message, once its subject is known to be `subject`.
+    #[must_use]
+    pub fn with_subject<'b>(&self, subject: Subject<'b>) -> Message<'b>
+    where
+        'a: 'b,
+    {
+        Message { subject, reply: self.reply, headers: self.headers, payload: self.payload }
+    }
+
+    /// Headers and payload, in bytes; as [`Message::size`].
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.headers.as_block().len() + self.payload.len()
+    }
+}
+
+impl<'a> From<&Message<'a>> for RawMessage<'a> {
+    fn from(message: &Message<'a>) -> Self {
+        let Message { subject, reply, headers, payload } = *message;
+        Self { subject: subject.as_str().as_bytes(), reply, headers, payload }
+    }
+}
+
 /// A message that owns its bytes, in two allocations: the texts and the body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwnedMessage {

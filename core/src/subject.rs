@@ -250,50 +250,68 @@ impl fmt::Debug for SubjectFilter {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Wildcards {
     None,
     Some,
 }
 
-/// The one pass over a text that decides everything about it. ASCII is looked at byte by byte; other
-/// characters are decoded, because Unicode has white space and controls too.
+/// The one pass over a text that decides everything about it. Subjects are checked on the hot path, so
+/// ASCII is looked at byte by byte, and characters are decoded only where there are others.
 fn check(text: &str) -> Result<Wildcards, SubjectError> {
-    if text.is_empty() {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() {
         return Err(SubjectError::Empty);
     }
-    if text.len() > MAX_SUBJECT_LEN {
+    if bytes.len() > MAX_SUBJECT_LEN {
         return Err(SubjectError::TooLong);
     }
-    let forbidden = if text.is_ascii() {
-        text.bytes().any(|b| b <= b' ' || b == 0x7f)
-    } else {
-        text.chars().any(|c| c.is_whitespace() || c.is_control())
-    };
-    if forbidden {
-        return Err(SubjectError::ForbiddenCharacter);
-    }
-    let mut wildcards = Wildcards::None;
-    let mut rest_seen = false;
-    for (index, token) in text.split('.').enumerate() {
-        if rest_seen {
-            // An empty token after `>` is still the plainer mistake of the two.
-            return Err(if token.is_empty() { SubjectError::EmptyToken } else { SubjectError::RestNotLast });
-        }
-        match token {
-            "" => return Err(SubjectError::EmptyToken),
-            "*" => wildcards = Wildcards::Some,
-            ">" => {
-                wildcards = Wildcards::Some;
-                rest_seen = true;
-            }
+    let mut tokens = Tokens { start: 0, count: 0, wildcards: Wildcards::None, rest_seen: false };
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            b'.' => tokens.end(bytes, at)?,
+            0..=b' ' | 0x7f => return Err(SubjectError::ForbiddenCharacter),
+            0x80..
+                // Unicode has white space and controls too.
+                if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+                    return Err(SubjectError::ForbiddenCharacter);
+                }
             _ => {}
         }
-        if index >= MAX_TOKENS {
+    }
+    tokens.end(bytes, bytes.len())?;
+    Ok(tokens.wildcards)
+}
+
+/// The tokens of a text, as far as it was looked at.
+struct Tokens {
+    start: usize,
+    count: usize,
+    wildcards: Wildcards,
+    rest_seen: bool,
+}
+
+impl Tokens {
+    /// Ends the token that runs to `at`.
+    fn end(&mut self, bytes: &[u8], at: usize) -> Result<(), SubjectError> {
+        let token = &bytes[self.start..at];
+        self.start = at + 1;
+        self.count += 1;
+        if token.is_empty() {
+            return Err(SubjectError::EmptyToken);
+        }
+        if self.rest_seen {
+            return Err(SubjectError::RestNotLast);
+        }
+        if self.count > MAX_TOKENS {
             return Err(SubjectError::TooManyTokens);
         }
+        if let [wildcard @ (b'*' | b'>')] = token {
+            self.wildcards = Wildcards::Some;
+            self.rest_seen = *wildcard == b'>';
+        }
+        Ok(())
     }
-    Ok(wildcards)
 }
 
 #[cfg(test)]

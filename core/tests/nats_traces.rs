@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use trace::Step;
+use waymeet_core::message::RawMessage;
 use waymeet_core::nats::{ConnectOptions, Limits, Published, Refusal, Session, Upstream, encode};
 use waymeet_core::router::{Router, SubscriptionKey};
-use waymeet_core::{Filter, Headers, Message};
+use waymeet_core::{Filter, Headers, Message, Subject};
 
 /// A node with one client.
 struct OneClient {
@@ -43,7 +44,8 @@ impl OneClient {
         let one_of_each = matches.groups.into_iter().filter_map(|group| group.into_iter().next());
         let sids: Vec<_> = matches.plain.into_iter().chain(one_of_each).collect();
         for sid in &sids {
-            encode::message(&mut self.sent, message, sid, self.options.headers);
+            let prefix = encode::prefix(message.subject.as_str(), sid);
+            encode::message(&mut self.sent, &prefix, message, self.options.headers);
             let known = self.subscriptions.get_mut(sid).expect("the router's sids are known");
             known.received += 1;
             if known.max == Some(known.received) {
@@ -61,15 +63,20 @@ impl OneClient {
 }
 
 impl Upstream for OneClient {
-    fn publish(&mut self, message: &Message<'_>) -> Published {
-        if message.subject.tokens().next() == Some("$SYS") {
+    fn publish(&mut self, message: &RawMessage<'_>) -> Published {
+        let Ok(subject) = Subject::from_bytes(message.subject) else {
+            return Published::Refused(Refusal::Invalid);
+        };
+        let message = &message.with_subject(subject);
+        if subject.tokens().next() == Some("$SYS") {
             return Published::Refused(Refusal::NoPermission);
         }
         if self.options.echo && self.deliver(message) { Published::Matched } else { Published::Unmatched }
     }
 
-    fn no_responders(&mut self, request: &Message<'_>) {
-        let block = encode::no_responders_headers(request.subject.as_str());
+    fn no_responders(&mut self, request: &RawMessage<'_>) {
+        let asked = Subject::from_bytes(request.subject).expect("it was routed");
+        let block = encode::no_responders_headers(asked.as_str());
         let subject = request.reply.expect("a request has a reply subject");
         let headers = Headers::from_block(&block);
         self.deliver(&Message { subject, reply: None, headers, payload: &[] });

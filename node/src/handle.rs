@@ -212,7 +212,7 @@ impl NodeHandle {
         trusted: bool,
     ) -> (Verdict, crate::publisher::Outcome) {
         let origin = Origin { listener: from, session: 0, trusted };
-        self.shared.batch(from, |publisher| publisher.publish(origin, message))
+        self.shared.batch(from, |publisher| publisher.publish(origin, &message.into()))
     }
 
     fn check(&self, verdict: Verdict) -> Result<(), PublishError> {

@@ -4,7 +4,6 @@
 
 use serde::Serialize;
 
-use crate::headers::Headers;
 use crate::message::Message;
 
 /// `PING`
@@ -60,26 +59,24 @@ pub fn error(out: &mut Vec<u8>, reason: &str) {
     out.extend_from_slice(b"'\r\n");
 }
 
-/// The length of what [`message`] writes, or a little more.
+/// The part of MSG and HMSG that is the same for every message on one subject to one sid; to be made once
+/// and handed to [`message`] for each.
 #[must_use]
-pub fn message_len_hint(message: &Message<'_>, sid: &[u8]) -> usize {
-    let reply = message.reply.map_or(0, |reply| reply.as_str().len() + 1);
-    message.subject.as_str().len() + sid.len() + reply + message.size() + 40
+pub fn prefix(subject: &str, sid: &[u8]) -> Vec<u8> {
+    [b"HMSG ", subject.as_bytes(), b" ", sid, b" "].concat()
 }
 
 /// Writes MSG, or HMSG when there are headers and the client understands them. Headers are left out
 /// for a client that does not, as in nats-server.
 #[inline]
-pub fn message(out: &mut Vec<u8>, message: &Message<'_>, sid: &[u8], headers: bool) {
-    out.reserve(message_len_hint(message, sid));
+pub fn message(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool) {
     let block = if headers { message.headers.as_block() } else { &[] };
-    out.extend_from_slice(if block.is_empty() { b"MSG " } else { b"HMSG " });
-    out.extend_from_slice(message.subject.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(sid);
-    out.push(b' ');
-    if let Some(reply) = message.reply {
-        out.extend_from_slice(reply.as_str().as_bytes());
+    let reply = message.reply.map_or("", |reply| reply.as_str());
+    out.reserve(prefix.len() + reply.len() + block.len() + message.payload.len() + 48);
+    // MSG is HMSG without its first letter.
+    out.extend_from_slice(if block.is_empty() { &prefix[1..] } else { prefix });
+    if !reply.is_empty() {
+        out.extend_from_slice(reply.as_bytes());
         out.push(b' ');
     }
     if !block.is_empty() {
@@ -98,14 +95,6 @@ pub fn message(out: &mut Vec<u8>, message: &Message<'_>, sid: &[u8], headers: bo
 #[must_use]
 pub fn no_responders_headers(subject: &str) -> Vec<u8> {
     [b"NATS/1.0 503\r\nNats-Subject: ", subject.as_bytes(), b"\r\n\r\n"].concat()
-}
-
-/// Writes the message that tells a requester that there are no responders.
-pub fn no_responders(out: &mut Vec<u8>, request: &Message<'_>, sid: &[u8]) {
-    let Some(reply) = request.reply else { return };
-    let block = no_responders_headers(request.subject.as_str());
-    let answer = Message { subject: reply, reply: None, headers: Headers::from_block(&block), payload: &[] };
-    message(out, &answer, sid, true);
 }
 
 /// How many whole MSG and HMSG operations lie within the first `written` bytes of what [`message`] wrote
@@ -136,6 +125,10 @@ pub fn count_messages(block: &[u8], written: usize) -> usize {
 /// Appends a decimal number, without the machinery of `fmt`: this runs once or twice per delivery.
 #[inline]
 fn number(out: &mut Vec<u8>, mut value: usize) {
+    if value < 10 {
+        out.push(b'0' + value as u8);
+        return;
+    }
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     loop {
@@ -152,11 +145,12 @@ fn number(out: &mut Vec<u8>, mut value: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::Headers;
     use crate::subject::Subject;
 
     fn bytes(message_: &Message<'_>, headers: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        message(&mut out, message_, b"7", headers);
+        message(&mut out, &prefix(message_.subject.as_str(), b"7"), message_, headers);
         out
     }
 
@@ -173,11 +167,10 @@ mod tests {
 
     #[test]
     fn no_responders_is_nats_servers() {
-        let mut m = Message::new(Subject::new("foo").unwrap(), b"x");
-        m.reply = Some(Subject::new("reply").unwrap());
-        let mut out = Vec::new();
-        no_responders(&mut out, &m, b"7");
-        assert_eq!(out, b"HMSG reply 7 35 35\r\nNATS/1.0 503\r\nNats-Subject: foo\r\n\r\n\r\n");
+        let block = no_responders_headers("foo");
+        let headers = Headers::from_block(&block);
+        let m = Message { headers, ..Message::new(Subject::new("reply").unwrap(), b"") };
+        assert_eq!(bytes(&m, true), b"HMSG reply 7 35 35\r\nNATS/1.0 503\r\nNats-Subject: foo\r\n\r\n\r\n");
     }
 
     #[test]
@@ -186,7 +179,7 @@ mod tests {
         let m = Message::new(Subject::new("a").unwrap(), b"he\r\nMSG x 1 1\r\n");
         let mut ends = Vec::new();
         for _ in 0..3 {
-            message(&mut block, &m, b"1", true);
+            message(&mut block, &prefix("a", b"1"), &m, true);
             ends.push(block.len());
         }
         for written in 0..=block.len() {

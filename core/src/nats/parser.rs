@@ -96,6 +96,22 @@ pub enum ParseError {
 /// # Errors
 /// As soon as the bytes that are there can no longer become an operation.
 pub fn parse(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
+    // Nearly everything is a publication as clients write it. One pass over its line finds its arguments;
+    // whatever is not quite like that goes the long way, which knows what is wrong with it.
+    if input.starts_with(b"PUB ")
+        && let Some((arguments, body_start)) = scan_line(input, 4, limits)
+    {
+        return parse_pub(input, body_start, arguments, limits);
+    }
+    if input.starts_with(b"HPUB ")
+        && let Some((arguments, body_start)) = scan_line(input, 5, limits)
+    {
+        return parse_hpub(input, body_start, arguments, limits);
+    }
+    parse_any(input, limits)
+}
+
+fn parse_any(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
     // The longest word and some spaces may stand before the arguments that the limit is for.
     const WORD_ALLOWANCE: usize = 16;
     let window = &input[..input.len().min(limits.max_control_line_bytes + WORD_ALLOWANCE)];
@@ -116,8 +132,8 @@ pub fn parse(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
         return Err(ParseError::ControlLineTooLong);
     }
     let operation = match Word::read(word).ok_or(ParseError::UnknownOperation)? {
-        Word::Pub => return parse_pub(input, after_line, arguments, limits),
-        Word::Hpub => return parse_hpub(input, after_line, arguments, limits),
+        Word::Pub => return parse_pub(input, after_line, split_arguments(arguments)?, limits),
+        Word::Hpub => return parse_hpub(input, after_line, split_arguments(arguments)?, limits),
         Word::Sub => parse_sub(arguments)?,
         Word::Unsub => parse_unsub(arguments)?,
         Word::Connect => Operation::Connect(arguments),
@@ -195,8 +211,42 @@ fn trim_start(mut text: &[u8]) -> &[u8] {
     text
 }
 
+/// Arguments and how many there are.
+type Arguments<'a, const N: usize> = ([&'a [u8]; N], usize);
+
+/// The arguments of a line whose first stands at `start`, and where the line ends; `None` unless the line
+/// is whole, within the limit and has single spaces between at most `N` arguments.
+#[inline]
+fn scan_line<const N: usize>(
+    input: &[u8],
+    start: usize,
+    limits: Limits,
+) -> Option<(Arguments<'_, N>, usize)> {
+    let mut arguments: [&[u8]; N] = [&[]; N];
+    let (mut count, mut from) = (0, start);
+    let window = &input[..input.len().min(start + limits.max_control_line_bytes + 2)];
+    for (at, &byte) in window.iter().enumerate().skip(start) {
+        if byte > b' ' {
+            continue;
+        }
+        if at == from || count == N {
+            return None;
+        }
+        arguments[count] = &input[from..at];
+        count += 1;
+        from = at + 1;
+        match byte {
+            b' ' => {}
+            b'\r' if input.get(from) == Some(&b'\n') => return Some(((arguments, count), from + 1)),
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Splits arguments at runs of spaces and tabs into at most `N`; one more is an error.
-fn split_arguments<const N: usize>(mut text: &[u8]) -> Result<([&[u8]; N], usize), ParseError> {
+#[inline]
+fn split_arguments<const N: usize>(mut text: &[u8]) -> Result<Arguments<'_, N>, ParseError> {
     let mut arguments: [&[u8]; N] = [&[]; N];
     let mut count = 0;
     loop {
@@ -225,13 +275,14 @@ fn parse_size(digits: &[u8]) -> Result<usize, ParseError> {
     })
 }
 
+#[inline]
 fn parse_pub<'a>(
     input: &'a [u8],
     body_start: usize,
-    arguments: &'a [u8],
+    arguments: Arguments<'a, 3>,
     limits: Limits,
 ) -> Result<Parsed<'a>, ParseError> {
-    let (subject, reply, size) = match split_arguments::<3>(arguments)? {
+    let (subject, reply, size) = match arguments {
         ([subject, size, _], 2) => (subject, None, size),
         ([subject, reply, size], 3) => (subject, Some(reply), size),
         _ => return Err(ParseError::Arguments),
@@ -247,10 +298,10 @@ fn parse_pub<'a>(
 fn parse_hpub<'a>(
     input: &'a [u8],
     body_start: usize,
-    arguments: &'a [u8],
+    arguments: Arguments<'a, 4>,
     limits: Limits,
 ) -> Result<Parsed<'a>, ParseError> {
-    let (subject, reply, header_size, size) = match split_arguments::<4>(arguments)? {
+    let (subject, reply, header_size, size) = match arguments {
         ([subject, header_size, size, _], 3) => (subject, None, header_size, size),
         ([subject, reply, header_size, size], 4) => (subject, Some(reply), header_size, size),
         _ => return Err(ParseError::Arguments),

@@ -8,16 +8,17 @@ use super::connect::ConnectOptions;
 use super::encode;
 use super::parser::{Limits, Operation, ParseError, Parsed, parse};
 use crate::headers::Headers;
-use crate::message::Message;
+use crate::message::RawMessage;
 use crate::subject::{Filter, Subject};
 
 /// What a session needs from the node it belongs to.
 pub trait Upstream {
-    /// Routes a message. The message borrows from the read buffer.
-    fn publish(&mut self, message: &Message<'_>) -> Published;
+    /// Routes a message, which borrows from the read buffer. Its subject is not parsed yet;
+    /// [`Refusal::Invalid`] says that it is none.
+    fn publish(&mut self, message: &RawMessage<'_>) -> Published;
     /// Tells the requester that nobody can answer, by a message on its reply subject. Called only for
     /// clients that asked for it in CONNECT.
-    fn no_responders(&mut self, request: &Message<'_>);
+    fn no_responders(&mut self, request: &RawMessage<'_>);
     /// Counts a message that the session itself refused.
     fn rejected(&mut self, why: Refusal);
     /// Makes a subscription under the client's name `sid`. A `sid` that is in use keeps its first
@@ -213,15 +214,17 @@ impl Session {
             send_error(upstream, "Message Headers Not Supported");
             return Err(Closed::HeadersNotEnabled);
         }
-        let reply = reply.map(Subject::from_bytes).transpose();
-        let (Ok(subject), Ok(reply)) = (Subject::from_bytes(subject), reply) else {
+        let Ok(reply) = reply.map(Subject::from_bytes).transpose() else {
             upstream.rejected(Refusal::Invalid);
-            send_error(upstream, "Invalid Publish Subject");
+            send_error(upstream, INVALID_PUBLISH_SUBJECT);
             return Ok(());
         };
-        self.acknowledge(upstream);
+        // nats-server sends +OK before what the message causes.
+        if self.verbose && Subject::from_bytes(subject).is_ok() {
+            upstream.send(encode::OK);
+        }
         let headers = headers.map_or(Headers::EMPTY, Headers::from_block);
-        let message = Message { subject, reply, headers, payload };
+        let message = RawMessage { subject, reply, headers, payload };
         match upstream.publish(&message) {
             Published::Matched => {}
             Published::Unmatched => {
@@ -229,11 +232,7 @@ impl Session {
                     upstream.no_responders(&message);
                 }
             }
-            Published::Refused(Refusal::NoPermission) => {
-                send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
-            }
-            // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
-            Published::Refused(_) => {}
+            Published::Refused(refusal) => refuse_publication(subject, refusal, upstream),
         }
         Ok(())
     }
@@ -296,6 +295,22 @@ impl Session {
         if self.verbose {
             upstream.send(encode::OK);
         }
+    }
+}
+
+/// nats-server's words for a publication to something that is no subject.
+const INVALID_PUBLISH_SUBJECT: &str = "Invalid Publish Subject";
+
+#[cold]
+fn refuse_publication(subject: &[u8], refusal: Refusal, upstream: &mut impl Upstream) {
+    match refusal {
+        Refusal::Invalid => send_error(upstream, INVALID_PUBLISH_SUBJECT),
+        Refusal::NoPermission => {
+            let subject = String::from_utf8_lossy(subject);
+            send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
+        }
+        // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
+        Refusal::PayloadTooLarge | Refusal::TooManySubscriptions | Refusal::Draining => {}
     }
 }
 

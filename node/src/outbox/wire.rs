@@ -21,12 +21,19 @@ use waymeet_core::Message;
 use super::segments::{Finished, MAX_SLICES, Segment, Segments};
 use crate::buffers;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::subscription::Subscription;
 
-/// Appends a message as the protocol writes it, for the given sid, with or without headers.
-pub(crate) type Encode = fn(out: &mut Vec<u8>, message: &Message<'_>, sid: &[u8], headers: bool);
-/// How many whole messages lie in the first bytes of an encoded block.
-pub(crate) type Count = fn(block: &[u8], written: usize) -> usize;
+/// Appends a message as the protocol writes it, behind its prefix, with or without headers.
+pub(crate) type Encode = fn(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool);
+
+/// What an outbox must know of a protocol.
+#[derive(Debug)]
+pub(crate) struct Protocol {
+    /// What begins every message on one subject to one sid.
+    pub(crate) prefix: fn(subject: &str, sid: &[u8]) -> Vec<u8>,
+    pub(crate) encode: Encode,
+    /// How many whole messages lie in the first bytes of an encoded block.
+    pub(crate) count: fn(block: &[u8], written: usize) -> usize,
+}
 
 /// Blocks up to this size are copied into each outbox; larger ones are shared. A copy is cheaper than one
 /// more piece in a vectored write.
@@ -75,8 +82,7 @@ pub(crate) struct Block {
 pub(crate) struct WireOutbox {
     session: u64,
     listener: Listener,
-    encode: Encode,
-    count: Count,
+    protocol: &'static Protocol,
     limit_bytes: usize,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
@@ -112,8 +118,7 @@ impl WireOutbox {
     pub(crate) fn new(
         session: u64,
         listener: Listener,
-        encode: Encode,
-        count: Count,
+        protocol: &'static Protocol,
         limit_bytes: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -121,8 +126,7 @@ impl WireOutbox {
         Self {
             session,
             listener,
-            encode,
-            count,
+            protocol,
             limit_bytes,
             metrics,
             state: Mutex::new(state),
@@ -157,12 +161,12 @@ impl WireOutbox {
         self.session == session && !self.state.lock().echo
     }
 
-    pub(crate) fn encode(&self) -> Encode {
-        self.encode
+    pub(crate) fn protocol(&self) -> &'static Protocol {
+        self.protocol
     }
 
-    /// Queues one message, encoded for `subscription`.
-    pub(crate) fn offer(&self, subscription: &Subscription, message: &Message<'_>) -> Offered {
+    /// Queues one message behind its prefix.
+    pub(crate) fn offer(&self, prefix: &[u8], message: &Message<'_>) -> Offered {
         let mut state = self.state.lock();
         if !self.admits(&mut state, message.size(), 1) {
             return Offered::REFUSED;
@@ -170,7 +174,7 @@ impl WireOutbox {
         let headers = state.headers;
         let tail = state.tail_mut();
         let before = tail.len();
-        (self.encode)(tail, message, &subscription.sid, headers);
+        (self.protocol.encode)(tail, prefix, message, headers);
         let added = tail.len() - before;
         state.bytes += added;
         state.tail_messages += 1;
@@ -191,6 +195,30 @@ impl WireOutbox {
             state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
         }
         state.bytes += block.bytes.len();
+        self.taken(&mut state)
+    }
+
+    /// Queues a block that nobody else receives: its memory is taken over where that saves a copy.
+    pub(crate) fn offer_own(&self, bytes: Vec<u8>, messages: u64) -> Offered {
+        let mut state = self.state.lock();
+        let len = bytes.len();
+        if !self.admits(&mut state, len, messages) {
+            return Offered::REFUSED;
+        }
+        if state.tail.is_empty() {
+            let unused = std::mem::replace(&mut state.tail, bytes);
+            if unused.capacity() > 0 {
+                buffers::give_back(unused);
+            }
+        } else if len <= COPY_LIMIT_BYTES {
+            state.tail_mut().extend_from_slice(&bytes);
+            buffers::give_back(bytes);
+        } else {
+            state.close_tail();
+            state.tail = bytes;
+        }
+        state.tail_messages += messages;
+        state.bytes += len;
         self.taken(&mut state)
     }
 
@@ -276,7 +304,8 @@ impl WireOutbox {
     /// Says how many of the bytes that [`WireOutbox::take`] moved into `block` were written; less than all
     /// of them only when the connection has broken.
     pub(crate) fn written(&self, block: &[u8], written: usize, messages: u64) {
-        let whole = if written == block.len() { messages } else { (self.count)(block, written) as u64 };
+        let whole =
+            if written == block.len() { messages } else { (self.protocol.count)(block, written) as u64 };
         self.metrics.delivered(self.listener, whole, written as u64);
         let mut state = self.state.lock();
         state.bytes = state.bytes.saturating_sub(block.len());
@@ -346,7 +375,7 @@ impl WireOutbox {
     fn discard(&self, state: &mut State) {
         let Some(reason) = state.closed else { return };
         state.close_tail();
-        let (written, lost) = state.segments.discard(self.count);
+        let (written, lost) = state.segments.discard(self.protocol.count);
         state.bytes = 0;
         self.metrics.delivered(self.listener, written, 0);
         self.metrics.dropped(self.listener, reason, lost);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use waymeet_core::Subject;
 use waymeet_core::router::{Generation, Generations};
+use waymeet_core::{Subject, SubjectError};
 
 use super::plan::Plan;
 use crate::exchange::Exchange;
@@ -36,24 +36,28 @@ impl MatchCache {
         Self { hasher: RandomState::default(), entries: HashTable::new(), max_entries: max_entries.max(1) }
     }
 
-    /// The plan for `subject` as of now.
-    pub(super) fn get(&mut self, subject: Subject<'_>, exchange: &Exchange) -> Cached {
-        let text = subject.as_str();
-        let hash = self.hasher.hash_one(text);
-        if let Some(entry) = self.entries.find_mut(hash, |entry| *entry.plan.subject == *text) {
+    /// The plan for a subject as of now.
+    ///
+    /// # Errors
+    /// When the bytes are no subject. Bytes that are known were one when they were first seen.
+    pub(super) fn get(&mut self, subject: &[u8], exchange: &Exchange) -> Result<Cached, SubjectError> {
+        let hash = self.hasher.hash_one(subject);
+        if let Some(entry) = self.entries.find_mut(hash, |entry| entry.is_for(subject)) {
             if entry.generation != exchange.generation(entry.class) {
-                *entry = Cached::new(subject, entry.class, exchange);
+                *entry = Cached::new(entry.plan.subject.as_subject(), entry.class, exchange);
             }
-            return entry.clone();
+            return Ok(entry.clone());
         }
+        let entry = Cached::new(Subject::from_bytes(subject)?, Generations::class(subject), exchange);
         if self.entries.len() >= self.max_entries {
             // A working set that is larger than the cache gains nothing from a cleverer choice, and one
             // that has moved on is rid of its past at once.
             self.entries.clear();
         }
-        let entry = Cached::new(subject, Generations::class(text.as_bytes()), exchange);
-        self.entries.insert_unique(hash, entry.clone(), |entry| self.hasher.hash_one(&*entry.plan.subject));
-        entry
+        let rehash =
+            |entry: &Cached| self.hasher.hash_one(entry.plan.subject.as_subject().as_str().as_bytes());
+        self.entries.insert_unique(hash, entry.clone(), rehash);
+        Ok(entry)
     }
 }
 
@@ -63,8 +67,13 @@ impl Cached {
         Self { class, generation, plan: Arc::new(Plan::new(subject, matches)) }
     }
 
+    fn is_for(&self, subject: &[u8]) -> bool {
+        self.plan.subject.as_subject().as_str().as_bytes() == subject
+    }
+
     /// Whether the plan is the one for `subject` as of now.
-    pub(super) fn holds_for(&self, subject: Subject<'_>, exchange: &Exchange) -> bool {
-        *self.plan.subject == *subject.as_str() && self.generation == exchange.generation(self.class)
+    #[inline]
+    pub(super) fn holds_for(&self, subject: &[u8], exchange: &Exchange) -> bool {
+        self.is_for(subject) && self.generation == exchange.generation(self.class)
     }
 }

@@ -14,7 +14,8 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use waymeet_core::Message;
+use waymeet_core::message::RawMessage;
+use waymeet_core::{Message, SubjectError};
 
 use crate::buffers;
 use crate::delivery::Delivery;
@@ -23,7 +24,7 @@ use crate::metrics::{BatchCounts, DropReason, Listener};
 use crate::outbox::{Block, Offered, Outbox, WireOutbox};
 use crate::subscription::{Admission, Subscription};
 use cache::{Cached, MatchCache};
-use plan::Plan;
+use plan::{Class, Target};
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +71,9 @@ pub(crate) struct Publisher {
 struct Run {
     origin: Origin,
     cached: Cached,
-    /// Messages in the blocks.
     messages: u64,
+    /// How many of them are in the blocks.
+    encoded: u64,
 }
 
 impl Publisher {
@@ -90,20 +92,29 @@ impl Publisher {
     }
 
     /// Publishes one message. It is on its way once [`Publisher::finish`] was called.
-    pub(crate) fn publish(&mut self, origin: Origin, message: &Message<'_>) -> Verdict {
+    pub(crate) fn publish(&mut self, origin: Origin, message: &RawMessage<'_>) -> Verdict {
         if let Some(reason) = self.objection(message) {
             return self.refuse(origin, reason);
         }
         // The run is taken out and put back, so that its plan can be read while the publisher changes.
-        let mut run = self.run_for(origin, message);
+        let Ok(mut run) = self.run_for(origin, message) else {
+            return self.refuse(origin, DropReason::Invalid);
+        };
         let verdict = self.route(&mut run, message);
         self.run = Some(run);
         verdict
     }
 
+    /// Ends the run, so that every subscription knows how many messages it has received.
+    pub(crate) fn settle(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.end_run(&run);
+        }
+    }
+
     /// Ends the batch: what it held is queued everywhere, and the caller flushes what it touched.
     pub(crate) fn finish(&mut self, listener: Listener) -> Outcome {
-        self.end_run();
+        self.settle();
         let counts = std::mem::take(&mut self.counts);
         if counts.messages > 0 {
             self.exchange.metrics.accepted(listener, counts);
@@ -121,7 +132,7 @@ impl Publisher {
         self.exchange.metrics.routed(elapsed);
     }
 
-    fn objection(&self, message: &Message<'_>) -> Option<DropReason> {
+    fn objection(&self, message: &RawMessage<'_>) -> Option<DropReason> {
         if message.size() > self.exchange.limits.max_payload_bytes {
             Some(DropReason::PayloadTooLarge)
         } else if self.exchange.is_draining() {
@@ -131,49 +142,58 @@ impl Publisher {
         }
     }
 
+    #[cold]
     fn refuse(&self, origin: Origin, reason: DropReason) -> Verdict {
         self.exchange.metrics.rejected(origin.listener, reason);
         Verdict::Refused(reason)
     }
 
     /// The run that the message belongs to; another run is ended first.
-    fn run_for(&mut self, origin: Origin, message: &Message<'_>) -> Run {
-        if let Some(run) = self
-            .run
-            .take_if(|run| run.origin == origin && run.cached.holds_for(message.subject, &self.exchange))
-        {
-            return run;
+    fn run_for(&mut self, origin: Origin, message: &RawMessage<'_>) -> Result<Run, SubjectError> {
+        if let Some(run) = self.run.take() {
+            if run.origin == origin && run.cached.holds_for(message.subject, &self.exchange) {
+                return Ok(run);
+            }
+            self.end_run(&run);
         }
-        self.end_run();
-        Run { origin, cached: self.cache.get(message.subject, &self.exchange), messages: 0 }
+        Ok(Run { origin, cached: self.cache.get(message.subject, &self.exchange)?, messages: 0, encoded: 0 })
     }
 
-    fn route(&mut self, run: &mut Run, message: &Message<'_>) -> Verdict {
+    fn route(&mut self, run: &mut Run, message: &RawMessage<'_>) -> Verdict {
         let (plan, origin) = (&*run.cached.plan, run.origin);
         if plan.reserved && !origin.trusted {
             return self.refuse(origin, DropReason::NoPermission);
         }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
+        let message = &message.with_subject(plan.subject.as_subject());
         let before = self.counts.deliveries;
-        for subscription in &plan.singles {
-            self.deliver(origin, subscription, message, &mut None);
-        }
-        if !plan.classes.is_empty() {
-            self.encode_classes(plan, message);
-            run.messages += 1;
+        run.messages += 1;
+        match &*plan.classes {
+            [] => {}
+            // A run of one message to one subscriber is written where it goes; only longer ones are
+            // worth a block.
+            [class] if class.members.len() == 1 && run.messages == 1 => {
+                self.deliver_directly(origin, class, message)
+            }
+            classes => {
+                self.encode_classes(classes, message);
+                run.encoded += 1;
+            }
         }
         // One copy for all who need one, made when the first of them does.
         let mut copy = None;
-        for subscription in &plan.readers {
-            self.deliver(origin, subscription, message, &mut copy);
+        for target in &plan.limited {
+            self.deliver(origin, target, message, &mut copy);
+        }
+        for target in &plan.readers {
+            self.deliver(origin, target, message, &mut copy);
         }
         for group in &plan.groups {
             self.deliver_to_group(origin, group, message, &mut copy);
         }
-        // The members of a class are of different sessions, because a sid is used once in a session; so at
-        // least one of them is not the publisher itself. Their deliveries are counted when the run ends.
-        if self.counts.deliveries > before || !plan.classes.is_empty() {
+        // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
+        if self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin)) {
             self.counts.matched += 1;
             Verdict::Matched
         } else {
@@ -181,39 +201,43 @@ impl Publisher {
         }
     }
 
-    fn encode_classes(&mut self, plan: &Plan, message: &Message<'_>) {
-        self.blocks.resize_with(self.blocks.len().max(plan.classes.len()), Vec::new);
-        for (class, block) in plan.classes.iter().zip(&mut self.blocks) {
+    fn deliver_directly(&mut self, origin: Origin, class: &Class, message: &Message<'_>) {
+        let member = &class.members[0];
+        let Outbox::Wire(wire) = &member.outbox else { return };
+        if wire.is_own_echo(origin.session) || !member.is_active() {
+            return;
+        }
+        member.admit_block(1);
+        self.counts.deliveries += 1;
+        let offered = wire.offer(&class.prefix, message);
+        self.note(wire, offered, 1);
+    }
+
+    fn encode_classes(&mut self, classes: &[Class], message: &Message<'_>) {
+        if self.blocks.len() < classes.len() {
+            self.blocks.resize_with(classes.len(), Vec::new);
+        }
+        for (class, block) in classes.iter().zip(&mut self.blocks) {
             if block.capacity() == 0 {
                 *block = buffers::take();
             }
-            (class.encode)(block, message, &class.members[0].sid, class.headers);
+            (class.encode)(block, &class.prefix, message, class.headers);
         }
     }
 
-    fn end_run(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        if run.messages == 0 {
+    fn end_run(&mut self, run: &Run) {
+        if run.encoded == 0 {
             return;
         }
-        for index in 0..run.cached.plan.classes.len() {
-            let class = &run.cached.plan.classes[index];
-            let block =
-                Block { bytes: Arc::new(std::mem::take(&mut self.blocks[index])), messages: run.messages };
+        for (index, class) in run.cached.plan.classes.iter().enumerate() {
+            let bytes = std::mem::take(&mut self.blocks[index]);
+            if let [member] = &*class.members {
+                self.offer_block(run, member, |wire| wire.offer_own(bytes, run.encoded));
+                continue;
+            }
+            let block = Block { bytes: Arc::new(bytes), messages: run.encoded };
             for member in &class.members {
-                if is_own_echo(run.origin, member) {
-                    continue;
-                }
-                let Outbox::Wire(wire) = &member.outbox else { continue };
-                self.counts.deliveries += run.messages;
-                if member.is_active() {
-                    member.admit_block(run.messages);
-                    let offered = wire.offer_block(&block);
-                    self.note(wire, offered, run.messages);
-                } else {
-                    // The subscription ended after the run began; the message came too late for it.
-                    self.lost(member, run.messages);
-                }
+                self.offer_block(run, member, |wire| wire.offer_block(&block));
             }
             if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
                 buffers::give_back(buffer);
@@ -221,14 +245,31 @@ impl Publisher {
         }
     }
 
+    fn offer_block(&mut self, run: &Run, member: &Subscription, offer: impl FnOnce(&WireOutbox) -> Offered) {
+        let Outbox::Wire(wire) = &member.outbox else { return };
+        if wire.is_own_echo(run.origin.session) {
+            return;
+        }
+        self.counts.deliveries += run.encoded;
+        if member.is_active() {
+            member.admit_block(run.encoded);
+            let offered = offer(wire);
+            self.note(wire, offered, run.encoded);
+        } else {
+            // The subscription ended after the run began; the messages came too late for it.
+            self.lost(member, run.encoded);
+        }
+    }
+
     /// Delivers one message to one subscription; false when it did not take it.
     fn deliver(
         &mut self,
         origin: Origin,
-        subscription: &Arc<Subscription>,
+        target: &Target,
         message: &Message<'_>,
         copy: &mut Option<Arc<Delivery>>,
     ) -> bool {
+        let subscription = &target.subscription;
         if is_own_echo(origin, subscription) {
             return false;
         }
@@ -239,7 +280,7 @@ impl Publisher {
         self.counts.deliveries += 1;
         let taken = match &subscription.outbox {
             Outbox::Wire(wire) => {
-                let offered = wire.offer(subscription, message);
+                let offered = wire.offer(&target.prefix, message);
                 self.note(wire, offered, 1);
                 offered.taken
             }
@@ -266,7 +307,7 @@ impl Publisher {
     fn deliver_to_group(
         &mut self,
         origin: Origin,
-        group: &[Arc<Subscription>],
+        group: &[Target],
         message: &Message<'_>,
         copy: &mut Option<Arc<Delivery>>,
     ) {
@@ -308,6 +349,14 @@ impl Publisher {
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+impl Class {
+    /// Whether anybody but the publisher itself is in it. Members are of different sessions, because a
+    /// session uses a sid once, so that more than one member is enough.
+    fn is_heard(&self, origin: Origin) -> bool {
+        self.members.len() > 1 || !is_own_echo(origin, &self.members[0])
     }
 }
 

@@ -5,58 +5,67 @@
 
 use std::sync::Arc;
 
-use waymeet_core::Subject;
 use waymeet_core::router::Matches;
+use waymeet_core::{OwnedSubject, Subject};
 
 use crate::outbox::{Encode, Outbox};
 use crate::subscription::Subscription;
 
 /// The subscriptions of one subject, by the way in which they are delivered to.
 pub(super) struct Plan {
-    pub(super) subject: Box<str>,
+    pub(super) subject: OwnedSubject,
     /// Clients may not publish here (`$SYS`).
     pub(super) reserved: bool,
-    /// Delivered to one by one: wire outboxes whose encoding nobody shares, and every subscription that
-    /// ends after a number of messages.
-    pub(super) singles: Box<[Arc<Subscription>]>,
-    /// Wire outboxes that want the same bytes: encoded once, queued many times.
+    /// Wire outboxes, by what they want to be written: encoded once, queued for all members.
     pub(super) classes: Box<[Class]>,
+    /// Subscriptions that end after a number of messages: delivered to one by one.
+    pub(super) limited: Box<[Target]>,
     /// Mailboxes and waiting requests: they share one copy of the message.
-    pub(super) readers: Box<[Arc<Subscription>]>,
+    pub(super) readers: Box<[Target]>,
     /// One member of each receives.
-    pub(super) groups: Box<[Box<[Arc<Subscription>]>]>,
+    pub(super) groups: Box<[Box<[Target]>]>,
 }
 
-/// At least two subscriptions for which a message is encoded to the same bytes.
+/// Subscriptions for which a message is encoded to the same bytes.
 pub(super) struct Class {
     pub(super) encode: Encode,
+    pub(super) prefix: Box<[u8]>,
     pub(super) headers: bool,
     pub(super) members: Box<[Arc<Subscription>]>,
 }
 
+/// A subscription that is delivered to by itself.
+pub(super) struct Target {
+    pub(super) subscription: Arc<Subscription>,
+    /// What begins every delivery of this subject to a wire outbox; empty for others.
+    pub(super) prefix: Box<[u8]>,
+}
+
 impl Plan {
     pub(super) fn new(subject: Subject<'_>, matches: Matches<Arc<Subscription>>) -> Self {
-        let mut singles = Vec::new();
-        let mut readers: Vec<Arc<Subscription>> = Vec::new();
-        let mut wires = Vec::new();
+        let target = |subscription: Arc<Subscription>| Target {
+            prefix: match &subscription.outbox {
+                Outbox::Wire(wire) => (wire.protocol().prefix)(subject.as_str(), &subscription.sid).into(),
+                Outbox::Mailbox(_) | Outbox::Replies(_) => Box::default(),
+            },
+            subscription,
+        };
+        let (mut limited, mut readers, mut wires) = (Vec::new(), Vec::new(), Vec::new());
         for subscription in matches.plain {
-            if subscription.is_limited() {
-                singles.push(subscription);
-                continue;
-            }
             match &subscription.outbox {
-                Outbox::Wire(_) => wires.push(subscription),
+                _ if subscription.is_limited() => limited.push(subscription),
+                Outbox::Wire(wire) => wires.push((wire.headers(), subscription)),
                 Outbox::Mailbox(_) | Outbox::Replies(_) => readers.push(subscription),
             }
         }
-        let classes = classes(wires, &mut singles);
+        let group = |members: Vec<Arc<Subscription>>| members.into_iter().map(target).collect();
         Self {
-            subject: subject.as_str().into(),
+            subject: subject.into(),
             reserved: is_reserved(subject),
-            singles: singles.into(),
-            classes,
-            readers: without_twins(readers).into(),
-            groups: matches.groups.into_iter().map(Into::into).collect(),
+            classes: classes(subject, wires),
+            limited: limited.into_iter().map(target).collect(),
+            readers: without_twins(readers).into_iter().map(target).collect(),
+            groups: matches.groups.into_iter().map(group).collect(),
         }
     }
 }
@@ -66,37 +75,30 @@ fn is_reserved(subject: Subject<'_>) -> bool {
     subject.tokens().next() == Some("$SYS")
 }
 
-fn classes(wires: Vec<Arc<Subscription>>, singles: &mut Vec<Arc<Subscription>>) -> Box<[Class]> {
-    let mut keyed: Vec<(bool, Arc<Subscription>)> = Vec::with_capacity(wires.len());
-    for subscription in wires {
-        let Outbox::Wire(wire) = &subscription.outbox else { continue };
-        keyed.push((wire.headers(), subscription));
-    }
-    // Sorting brings equal encodings together in n log n; a wire's encoding is told by its sid, by
-    // whether it takes headers and by its encoder.
-    let encoder = |subscription: &Subscription| match &subscription.outbox {
-        Outbox::Wire(wire) => wire.encode() as usize,
+/// Groups wires, each given with whether it takes headers, by what they are written.
+fn classes(subject: Subject<'_>, mut wires: Vec<(bool, Arc<Subscription>)>) -> Box<[Class]> {
+    // Sorting brings equal encodings together in n log n.
+    wires.sort_by(|a, b| encoding(a).cmp(&encoding(b)));
+    let class = |chunk: &[(bool, Arc<Subscription>)]| {
+        let (headers, first) = &chunk[0];
+        let Outbox::Wire(wire) = &first.outbox else { return None };
+        Some(Class {
+            encode: wire.protocol().encode,
+            prefix: (wire.protocol().prefix)(subject.as_str(), &first.sid).into(),
+            headers: *headers,
+            members: chunk.iter().map(|(_, subscription)| subscription.clone()).collect(),
+        })
+    };
+    wires.chunk_by(|a, b| encoding(a) == encoding(b)).filter_map(class).collect()
+}
+
+/// What decides the bytes that a message is written as: the sid, whether headers are, and the protocol.
+fn encoding((headers, subscription): &(bool, Arc<Subscription>)) -> (&[u8], bool, usize) {
+    let protocol = match &subscription.outbox {
+        Outbox::Wire(wire) => std::ptr::from_ref(wire.protocol()).addr(),
         Outbox::Mailbox(_) | Outbox::Replies(_) => 0,
     };
-    keyed.sort_by(|(a_headers, a), (b_headers, b)| {
-        (a.sid.as_ref(), a_headers, encoder(a)).cmp(&(b.sid.as_ref(), b_headers, encoder(b)))
-    });
-    let same = |(a_headers, a): &(bool, Arc<Subscription>), (b_headers, b): &(bool, Arc<Subscription>)| {
-        a.sid == b.sid && a_headers == b_headers && encoder(a) == encoder(b)
-    };
-    let mut classes = Vec::new();
-    for chunk in keyed.chunk_by(same) {
-        let (headers, first) = &chunk[0];
-        match &first.outbox {
-            Outbox::Wire(wire) if chunk.len() > 1 => classes.push(Class {
-                encode: wire.encode(),
-                headers: *headers,
-                members: chunk.iter().map(|(_, subscription)| subscription.clone()).collect(),
-            }),
-            _ => singles.push(first.clone()),
-        }
-    }
-    classes.into()
+    (&subscription.sid, *headers, protocol)
 }
 
 /// Filters of one reader under one tag are one subscription to it: it receives a message once although

@@ -15,12 +15,15 @@ struct Recorder {
 }
 
 impl Upstream for Recorder {
-    fn publish(&mut self, message: &Message<'_>) -> Published {
+    fn publish(&mut self, message: &RawMessage<'_>) -> Published {
+        if Subject::from_bytes(message.subject).is_err() {
+            return Published::Refused(Refusal::Invalid);
+        }
         self.log.push(format!("{message:?}"));
         self.verdict.unwrap_or(Published::Matched)
     }
-    fn no_responders(&mut self, request: &Message<'_>) {
-        self.log.push(format!("nobody for {}", request.subject));
+    fn no_responders(&mut self, request: &RawMessage<'_>) {
+        self.log.push(format!("nobody for {}", request.subject.escape_ascii()));
     }
     fn rejected(&mut self, why: Refusal) {
         self.log.push(format!("rejected {why:?}"));

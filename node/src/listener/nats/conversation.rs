@@ -7,15 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use waymeet_core::message::RawMessage;
 use waymeet_core::nats::encode::{self, Info};
 use waymeet_core::nats::{
     Closed, ConnectOptions, KeepAlive, Limits, Progress, Published, Refusal, Session, Upstream,
 };
-use waymeet_core::{Filter, Headers, Message};
+use waymeet_core::{Filter, Headers, Message, Subject};
 
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
-use crate::outbox::{Outbox, WireOutbox};
+use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Publisher, Verdict};
 use crate::shared::WireSession;
 use crate::subscription::Subscription;
@@ -26,6 +27,10 @@ const PROTOCOL_VERSION: &str = "2.15.1";
 const SLOW_STEP: Duration = Duration::from_millis(1);
 /// How often it looks at most, for one read batch.
 const SLOW_STEPS: u32 = 10;
+
+/// NATS, as far as an outbox must know it.
+static PROTOCOL: Protocol =
+    Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
 
 pub(super) struct Conversation {
     session: Session,
@@ -58,8 +63,7 @@ impl Conversation {
         let outbox = Arc::new(WireOutbox::new(
             session,
             listener,
-            encode::message,
-            encode::count_messages,
+            &PROTOCOL,
             limits.outbox_bytes,
             shared.metrics.clone(),
         ));
@@ -170,24 +174,25 @@ pub(crate) fn info_line(
 
 impl Upstream for Batch<'_> {
     #[inline]
-    fn publish(&mut self, message: &Message<'_>) -> Published {
+    fn publish(&mut self, message: &RawMessage<'_>) -> Published {
         match self.publisher.publish(self.client.origin, message) {
             Verdict::Matched => Published::Matched,
             Verdict::Unmatched => Published::Unmatched,
+            Verdict::Refused(DropReason::Invalid) => Published::Refused(Refusal::Invalid),
             Verdict::Refused(DropReason::NoPermission) => Published::Refused(Refusal::NoPermission),
             Verdict::Refused(DropReason::PayloadTooLarge) => Published::Refused(Refusal::PayloadTooLarge),
             Verdict::Refused(_) => Published::Refused(Refusal::Draining),
         }
     }
 
-    fn no_responders(&mut self, request: &Message<'_>) {
-        let Some(reply) = request.reply else { return };
-        let block = encode::no_responders_headers(request.subject.as_str());
+    fn no_responders(&mut self, request: &RawMessage<'_>) {
+        let (Some(reply), Ok(asked)) = (request.reply, Subject::from_bytes(request.subject)) else { return };
+        let block = encode::no_responders_headers(asked.as_str());
         let answer =
             Message { subject: reply, reply: None, headers: Headers::from_block(&block), payload: &[] };
         // From the node, not from the client: a client that does not want its own messages wants this one.
         let origin = Origin { session: 0, trusted: true, ..self.client.origin };
-        self.publisher.publish(origin, &answer);
+        self.publisher.publish(origin, &(&answer).into());
     }
 
     fn rejected(&mut self, why: Refusal) {
@@ -221,6 +226,8 @@ impl Upstream for Batch<'_> {
     }
 
     fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>) {
+        // What came before counts towards the maximum.
+        self.publisher.settle();
         let client = &mut *self.client;
         let Some(subscription) = client.subscriptions.get(sid) else { return };
         let exchange = &client.node.shared.exchange;
@@ -243,6 +250,9 @@ impl Upstream for Batch<'_> {
     }
 
     fn send(&mut self, bytes: &[u8]) {
+        // PONG tells a client that everything before it was carried out, its own messages to itself
+        // included.
+        self.publisher.settle();
         if self.client.outbox.send(bytes) {
             self.publisher.touch(&self.client.outbox);
         }
