@@ -131,13 +131,13 @@ impl Row {
             &running.address(),
         ]);
         let outcome: Value = serde_json::from_str(&shell::output(&mut generator)?)?;
-        let key = match self.kind {
-            Kind::Idle => "server_memory_bytes_per_connection",
-            _ => "per_second",
-        };
+        let value = |key: &str| outcome[key].as_f64().with_context(|| format!("the result has no {key}"));
+        if let Kind::Idle = self.kind {
+            return Ok(Sample::of(value("server_memory_bytes_per_connection")?));
+        }
         let latency = |name: &str| outcome["latency"][name].as_f64();
         Ok(Sample {
-            value: outcome[key].as_f64().with_context(|| format!("the result has no {key}"))?,
+            value: value("per_second")?,
             cpu_seconds_per_million: outcome["server_cpu_seconds_per_million"].as_f64(),
             p50_us: latency("p50_us"),
             p99_us: latency("p99_us"),
