@@ -3,6 +3,7 @@
 //! Owns the command line and which module carries out which command. It must not hold the work of a
 //! command.
 
+mod bench;
 mod ci;
 mod fetch;
 mod fuzz;
@@ -21,6 +22,8 @@ usage: cargo xtask COMMAND
                              NAME is one of these or an expression that picks interop tests
   tidy                       the rules of the house that no compiler checks
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
+  bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick]
+                             a node and nats-server side by side; writes target/bench/results.json
   ci                         what a change must pass: format, lints, test, docs, licences, fuzz smoke";
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["test", "--only", name] => test::run(Some(name)),
         ["tidy"] => tidy::run(),
         ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
+        ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -122,7 +122,7 @@ pub struct CheckArgs {
 /// Which node a client command talks to.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// The node, or any NATS server
+    /// The node, or any NATS server; `pub` also takes coap://host:port
     #[arg(long, value_name = "URL", env = "WAYMEET_SERVER", default_value = "nats://127.0.0.1:4222")]
     pub server: Server,
     /// Who to be there

@@ -12,7 +12,7 @@ use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerError, Serve
 use waymeet_core::{Filter, Message, Subject};
 
 use super::args::ServerArgs;
-use super::server::Server;
+use super::server::{Scheme, Server};
 
 /// How long a server may take to accept, to greet and to answer the greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ const READ_BYTES: usize = 64 << 10;
 /// Why a client command could not do what it was asked. None of these is about how it was called.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    #[error("only `waymeet pub` speaks CoAP; name the node's NATS address, such as nats://{}:4222", .0.host)]
+    NotOverCoap(Server),
     #[error("nothing listens on {server}: start a node with `waymeet`, or name another server with --server")]
     NothingThere { server: String },
     #[error("cannot connect to {server}: {reason}; name another server with --server")]
@@ -76,6 +78,9 @@ impl Client {
     /// Connects and greets.
     pub async fn connect(args: &ServerArgs) -> Result<Self, ClientError> {
         let server = &args.server;
+        if server.scheme == Scheme::Coap {
+            return Err(ClientError::NotOverCoap(server.clone()));
+        }
         let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))
     }

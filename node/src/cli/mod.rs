@@ -7,6 +7,7 @@ mod args;
 mod banner;
 mod bench;
 mod client;
+mod coap;
 mod payload;
 mod print;
 mod publish;

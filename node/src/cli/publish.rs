@@ -5,7 +5,9 @@ use waymeet_core::{Message, Subject};
 use super::Failure;
 use super::args::PubArgs;
 use super::client::{Client, Incoming};
+use super::coap;
 use super::payload::{Absent, headers, payload};
+use super::server::Scheme;
 
 /// Publishes, and returns when the server has handled the message.
 pub async fn publish(args: &PubArgs) -> Result<(), Failure> {
@@ -17,6 +19,14 @@ pub async fn publish(args: &PubArgs) -> Result<(), Failure> {
         headers: headers.as_headers(),
         payload: &payload,
     };
+    if args.server.server.scheme == Scheme::Coap {
+        if message.reply.is_some() || !message.headers.is_empty() {
+            return Err(Failure::Usage(
+                "--reply and --header need a nats:// server: CoAP carries neither".to_owned(),
+            ));
+        }
+        return Ok(coap::publish(&args.server.server, message.subject, message.payload).await?);
+    }
     let mut client = Client::connect(&args.server).await?;
     client.publish(&message)?;
     client.ping();

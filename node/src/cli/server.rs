@@ -9,9 +9,20 @@ use std::str::FromStr;
 pub enum Scheme {
     /// NATS over TCP.
     Nats,
+    /// CoAP over UDP; only `waymeet pub` speaks it.
+    Coap,
 }
 
-/// `nats://host:port`, or only `host:port` or `host`.
+impl Scheme {
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Nats => 4222,
+            Self::Coap => 5683,
+        }
+    }
+}
+
+/// `nats://host:port` or `coap://host:port`; `host:port` and `host` alone mean NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub scheme: Scheme,
@@ -67,6 +78,7 @@ impl FromStr for Server {
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Nats, text),
             Some(("nats", rest)) => (Scheme::Nats, rest),
+            Some(("coap", rest)) => (Scheme::Coap, rest),
             Some((other, _)) => return Err(format!("{other}:// is not spoken here; {}", expected())),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -77,7 +89,7 @@ impl FromStr for Server {
         let (host, port) = split_port(address).ok_or_else(expected)?;
         let port = match port {
             Some(port) => port.parse().map_err(|_| expected())?,
-            None => 4222,
+            None => scheme.default_port(),
         };
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
             return Err(expected());
@@ -118,6 +130,7 @@ mod tests {
             ("[::1]:5", "[::1]:5"),
             ("::1", "[::1]:4222"),
             ("nats://u:p@h:1", "h:1"),
+            ("coap://h", "h:5683"),
         ] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), shown, "{text}");
         }

@@ -36,7 +36,7 @@ pub enum Case {
 
 /// How long, how large, and how the result is told.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct Measurement {
     /// The payload of a message, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=67_108_864))]
     pub size: u32,
@@ -79,7 +79,7 @@ pub struct PubCase {
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub publishers: u32,
     #[command(flatten)]
-    pub common: Common,
+    pub common: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -96,7 +96,7 @@ pub struct PubsubCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Common,
+    pub common: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +110,7 @@ pub struct WildcardsCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Common,
+    pub common: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -121,7 +121,7 @@ pub struct QueueCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Common,
+    pub common: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ pub struct RequestCase {
     #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub depth: u32,
     #[command(flatten)]
-    pub common: Common,
+    pub common: Measurement,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
 
 use super::scan::{Scanner, Seen};
 use crate::cli::args::ServerArgs;
+use crate::cli::server::Scheme;
 
 /// What is read at once, of whichever connection is ready.
 pub const READ_BYTES: usize = 256 << 10;
@@ -27,6 +28,9 @@ impl Target {
     /// Resolves the name and encodes CONNECT.
     pub fn new(args: &ServerArgs) -> anyhow::Result<Self> {
         let server = &args.server;
+        if server.scheme != Scheme::Nats {
+            bail!("only NATS is measured; name the node's NATS address with --server");
+        }
         let addresses = (server.host.as_str(), server.port).to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());
         let credentials = args.user.as_ref().or(server.credentials.as_ref());

@@ -15,7 +15,7 @@ mod sessions;
 
 pub use args::BenchArgs;
 
-use args::{Case, Common, PubCase, PubsubCase, QueueCase, ReportArgs, WildcardsCase, WindowArgs};
+use args::{Case, Measurement, PubCase, PubsubCase, QueueCase, ReportArgs, WildcardsCase, WindowArgs};
 use flow::{Block, Flow, Plan, Subscribed};
 use link::Target;
 use outcome::Outcome;
@@ -121,7 +121,7 @@ fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
     run("queue", plan, &case.common)
 }
 
-fn run(name: &'static str, plan: Plan, common: &Common) -> anyhow::Result<Outcome> {
+fn run(name: &'static str, plan: Plan, common: &Measurement) -> anyhow::Result<Outcome> {
     let target = Target::new(&common.report.server)?;
     let flow = Flow::connect(&target, plan)?;
     let flowed = flow.run(Pace::start(common)?)?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::args::Common;
+use super::args::Measurement;
 use super::outcome::Mark;
 use super::process::Process;
 
@@ -22,7 +22,7 @@ pub struct Pace {
 
 impl Pace {
     /// Starts the clock.
-    pub fn start(common: &Common) -> anyhow::Result<Self> {
+    pub fn start(common: &Measurement) -> anyhow::Result<Self> {
         let server = Process(common.report.server_pid);
         let now = Instant::now();
         if let Some(messages) = common.messages {
