@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiocoap import Code
+
 from drivers.coap_aiocoap import code_text
 from drivers.coap_libcoap import LibCoap
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from drivers.curl import fetch
 
 ANY = {"/pub/a": "POST, PUT", "/req/a": "GET, POST", "/sub/a": "GET", "/peers": "GET", "/healthz": "GET"}

@@ -5,6 +5,7 @@ import signal
 import socket
 
 import pytest
+
 from drivers.process import run
 from drivers.raw import RawTcp
 from waymeet_node import StartFailed, Waymeet
