@@ -7,6 +7,7 @@ import re
 
 import pytest
 import pytest_asyncio
+
 from drivers.kinds import KINDS
 from services import UPSTREAMS, Services
 from waymeet_node import NatsServer, StartFailed, Waymeet

@@ -92,9 +92,8 @@ class Agent(Driver):
             if subscription := self._subscriptions.get(event["sid"]):
                 payload = base64.b64decode(event["payload"])
                 subscription.put(Received(event["subject"], payload, event["headers"], event["reply"]))
-        elif waiting := self._waiting.pop(event["id"], None):
-            if not waiting.done():
-                waiting.set_result(event)
+        elif (waiting := self._waiting.pop(event["id"], None)) and not waiting.done():
+            waiting.set_result(event)
 
     def _on_end(self):
         ended = {"ok": False, "error": f"the agent ended; it said {self._said}"}

@@ -80,19 +80,13 @@ class Curl(Driver):
     async def subscribe_path(self, path, *options):
         """Subscribes by a path as it stands, and returns once the response headers are there."""
         accept = "text/event-stream" if self.stream == "sse" else "application/x-ndjson"
-        child = await Child.start(
-            "curl", "-sSNg", "-i", "-H", f"Accept: {accept}", *options, f"{self.base}{path}"
-        )
+        # The head is read from the -v log: with -i curl keeps it until the first byte of the body.
+        child = await Child.start("curl", "-vsSNg", "-H", f"Accept: {accept}", *options, f"{self.base}{path}")
         self._children.append(child)
         subscription = Subscription(child.stop)
         reader = _StreamReader(subscription, self.stream)
-        errors = []
-        child.on_line(child.process.stderr, errors.append)
-        child.on_line(
-            child.process.stdout,
-            reader.line,
-            lambda: reader.ended(f"curl ended: {errors}"),
-        )
+        child.on_line(child.process.stderr, reader.log_line)
+        child.on_line(child.process.stdout, reader.line, reader.ended)
         response = await asyncio.wait_for(reader.head, PATIENCE_S)
         assert response.status == 200, f"{path}: {response.status}"
         subscription.response = response
@@ -117,30 +111,38 @@ def _header_options(headers):
 
 
 class _StreamReader:
-    """Splits a response with its head into deliveries, by the rules of SSE or NDJSON."""
+    """Splits a response into its head and deliveries, by the rules of SSE or NDJSON."""
 
     def __init__(self, subscription, stream):
         self.head = asyncio.get_running_loop().create_future()
         self._subscription = subscription
         self._stream = stream
         self._lines = []
+        self._log = []
         self._event = {}
 
-    def line(self, line):
-        if not self.head.done():
-            self._lines.append(line)
-            if line == b"":
-                self.head.set_result(parse_head(b"\r\n".join(self._lines) + b"\r\n"))
-        elif self._stream == "ndjson":
-            if line:
-                self._deliver(line)
-        else:
-            self._sse_line(line.decode())
+    def log_line(self, line):
+        """A line of curl's log: those of the response head start with `< `."""
+        if not line.startswith(b"< "):
+            self._log.append(line)
+        elif not self.head.done():
+            self._lines.append(line.removeprefix(b"< "))
+            if self._lines[-1] == b"":
+                self.head.set_result(parse_head(b"\n".join(self._lines) + b"\n"))
 
-    def ended(self, why):
+    def line(self, line):
+        """A line of the body."""
+        if self._stream == "sse":
+            self._sse_line(line.decode())
+        elif line:
+            self._deliver(line)
+
+    def ended(self):
+        """The end of the body."""
+        error = AssertionError(f"curl ended: {self._log[-3:]}")
         if not self.head.done():
-            self.head.set_exception(AssertionError(f"{why}, without a response head"))
-        self._subscription.failed(AssertionError(why))
+            self.head.set_exception(error)
+        self._subscription.failed(error)
 
     def _sse_line(self, line):
         """The event stream's interpretation rules of the HTML standard, section 9.2.6."""

@@ -4,8 +4,8 @@ Owns the names and how each kind is built. `reference` marks those that speak NA
 run against the real nats-server.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from . import Driver
 from .agent import AsyncNats, WebSocketBrowser, WebSocketNode

@@ -5,6 +5,7 @@ Owns starting, reading and ending them. It must not know what the lines mean.
 
 import asyncio
 import contextlib
+import os
 import signal
 
 
@@ -80,8 +81,9 @@ class Child:
 async def read_pipe(fd, limit=Child.LINE_LIMIT):
     """A stream reader for the reading end of an `os.pipe()`."""
     reader = asyncio.StreamReader(limit=limit)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), open(fd, "rb", buffering=0)
+    # The transport closes it.
+    pipe = os.fdopen(fd, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
     )
     return reader, transport

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiocoap import Code
+
 from drivers.coap_aiocoap import code_text
 from drivers.coap_libcoap import LibCoap
 
@@ -39,7 +40,7 @@ async def test_a_get_without_observe_is_not_a_subscription(world, subject):
     assert (await status(world, Code.GET, f"/sub/{subject}"))[0] == "4.05"
 
 
-@pytest.mark.parametrize("filter_path", ["/sub/a..b", "/sub/**/a"])
+@pytest.mark.parametrize("filter_path", ["/sub/a..b", "/sub/%3E/a"])
 async def test_bad_filters(world, filter_path):
     code, response = await status(world, Code.GET, filter_path, observe=0)
     assert (code, response.opt.observe) == ("4.00", None)

@@ -1,6 +1,7 @@
 """Headers cross both ways, and credentials never do (design, section 6)."""
 
 import pytest
+
 from drivers import Received
 
 # A name as an HTTP client writes it, a value, and the name that a NATS service looks for.

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from drivers.curl import fetch
 
 ANY = {"/pub/a": "POST, PUT", "/req/a": "GET, POST", "/sub/a": "GET", "/peers": "GET", "/healthz": "GET"}
@@ -37,7 +38,7 @@ async def test_bad_subjects(world, path):
     assert response.status == 400
 
 
-@pytest.mark.parametrize("path", ["/req/a..b?timeout=1s", "/sub/a..b", "/sub/**/a", "/sub", "/sub?filter="])
+@pytest.mark.parametrize("path", ["/req/a..b?timeout=1s", "/sub/a..b", "/sub/%3E/a", "/sub", "/sub?filter="])
 async def test_bad_requests_and_filters(world, path):
     response = await problem(world.node.http + path, "-g")
     assert response.status == 400
@@ -56,8 +57,9 @@ async def test_wrong_methods(world, path, methods):
     assert allowed - {"HEAD", "OPTIONS"} == set(methods.split(", "))
 
 
-@pytest.mark.parametrize("options", [(), ("-H", "Transfer-Encoding: chunked"), ("--http2-prior-knowledge",)])
+@pytest.mark.parametrize("options", [(), ("-H", "Transfer-Encoding: chunked")])
 async def test_too_large(world, options):
+    # Not over HTTP/2: curl 7.88 takes the RST_STREAM(NO_ERROR) after an early answer for a failure.
     body = b"x" * (1024 * 1024 + 1)
     response = await fetch(f"{world.node.http}/pub/a", "-H", "Expect:", *options, body=body)
     assert response.status == 413

@@ -5,6 +5,7 @@ import signal
 import socket
 
 import pytest
+
 from drivers.process import run
 from drivers.raw import RawTcp
 from waymeet_node import StartFailed, Waymeet
@@ -42,14 +43,19 @@ async def test_a_signal_drains_and_ends_with_0(nodes):
 async def test_drain_delivers_what_was_taken(nodes):
     """What the node took before the signal still goes out, and clients are told (lame duck)."""
     node = await nodes().start()
-    client = await RawTcp.open(node.nats)
-    await client.until(b"\r\n")
-    await client.send(b'CONNECT {"verbose":false}\r\nSUB a 1\r\nPING\r\n')
-    await client.until(b"PONG\r\n")
-    await client.send(b"PUB a 100000\r\n" + b"x" * 100_000 + b"\r\nPING\r\n")
+    subscriber, publisher = [await RawTcp.open(node.nats) for _ in range(2)]
+    for client, first in ((subscriber, b"SUB a 1\r\n"), (publisher, b"")):
+        await client.until(b"\r\n")
+        await client.send(b'CONNECT {"verbose":false}\r\n' + first + b"PING\r\n")
+        await client.until(b"PONG\r\n")
+    # More than the sockets' buffers hold while the subscriber does not read.
+    count, body = 100, b"x" * 100_000
+    await publisher.send((b"PUB a %d\r\n%s\r\n" % (len(body), body)) * count + b"PING\r\n")
+    await publisher.until(b"PONG\r\n")
     node.process.send_signal(signal.SIGTERM)
-    said = await client.rest()
-    assert b"x" * 100_000 in said
+    assert b'"ldm":true' in await publisher.until(b'"ldm":true')
+    said = await subscriber.rest()
+    assert said.count(body) == count
     assert b'"ldm":true' in said
     assert await asyncio.wait_for(node.process.wait(), 10) == 0
 

@@ -5,6 +5,7 @@ from. It needs bytes that no client library sends.
 """
 
 import pytest
+
 from drivers.raw import RawTcp
 
 CONNECT = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+
 from drivers.coap_aiocoap import code_text
 from drivers.curl import fetch
 

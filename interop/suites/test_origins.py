@@ -1,6 +1,7 @@
 """A web page elsewhere must not reach a loopback node (section 9)."""
 
 import pytest
+
 from drivers.agent import WebSocketBrowser, WebSocketNode
 from drivers.curl import fetch
 from page import Page

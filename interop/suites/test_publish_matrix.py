@@ -1,6 +1,7 @@
 """Every publisher kind reaches every subscriber kind with every body (issue 2, "To be shown" 2)."""
 
 import pytest
+
 from bodies import BODIES
 
 

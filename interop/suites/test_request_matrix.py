@@ -4,6 +4,7 @@ A responder sends the body back reversed, which proves that it had all of it.
 """
 
 import pytest
+
 from bodies import BODIES
 from drivers import reverse
 from services import UPSTREAMS

@@ -4,6 +4,7 @@ import json
 import socket
 
 import pytest
+
 from drivers.curl import fetch
 from services import UPSTREAMS
 
