@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
-use crate::listener::{self, http, nats};
+use crate::listener::{self, coap, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::upstream::{Upstream, UpstreamError};
@@ -234,6 +234,7 @@ fn node_id() -> String {
 /// Sockets that are bound but not served yet: all addresses are free, or none is taken.
 struct Bound {
     nats: Option<std::net::TcpListener>,
+    coap: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
 }
 
@@ -243,9 +244,14 @@ impl Bound {
             let Some(address) = address.socket() else { return Ok(None) };
             listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
         };
+        let udp = |listener: Listener, address: crate::config::Address| {
+            let Some(address) = address.socket() else { return Ok(None) };
+            coap::bind(address).map(Some).map_err(|error| bind_error(listener, address, error))
+        };
         Ok(Self {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
             http: tcp(Listener::Http, config.listeners.http.address)?,
+            coap: udp(Listener::Coap, config.listeners.coap.address)?,
         })
     }
 
@@ -262,6 +268,10 @@ impl Bound {
         if let Some(http) = self.http {
             note(Listener::Http, http.local_addr());
             workers.next().spawn(http::serve(http, handle.clone(), workers.clone()));
+        }
+        if let Some(coap) = self.coap {
+            note(Listener::Coap, coap.local_addr());
+            workers.next().spawn(coap::serve(coap, handle.clone()));
         }
     }
 }

@@ -35,8 +35,8 @@ const LINKS: &[Link] = &[
         )
     },
     link("/peers", "waymeet.peers", "", "The nodes that are reachable", "50"),
-    link("/healthz", "waymeet.health", "", "Whether the node runs", ""),
-    link("/readyz", "waymeet.ready", "", "Whether the node takes work", ""),
+    link("/healthz", "waymeet.health", "", "Whether the node runs", "50"),
+    link("/readyz", "waymeet.ready", "", "Whether the node takes work", "50"),
     link("/metrics", "waymeet.metrics", "", "Counters in Prometheus text format", "0"),
 ];
 
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(list(&["rt=waymeet.publish"]), ["/pub"]);
         assert_eq!(list(&["href=/p*"]), ["/pub", "/peers"]);
         assert_eq!(list(&["if=waymeet.*"]), ["/pub", "/req", "/sub"]);
-        assert_eq!(list(&["ct=50"]), ["/sub", "/peers"]);
+        assert_eq!(list(&["ct=50"]), ["/sub", "/peers", "/healthz", "/readyz"]);
         assert_eq!(list(&["obs"]), ["/sub"]);
         assert_eq!(list(&["if=*", "rt=waymeet.request"]), ["/req"]);
         assert!(list(&["rt=nothing"]).is_empty());

@@ -115,7 +115,7 @@ impl Event for TestEvent {
         self.message.as_message()
     }
 
-    fn envelope(&self) -> &[u8] {
+    fn envelope(&self) -> impl AsRef<[u8]> {
         &self.envelope
     }
 }

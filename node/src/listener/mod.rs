@@ -3,6 +3,7 @@
 //! Owns what all of them need for a socket. They talk to the node's handle and never to each other; the
 //! one exception is HTTP, which hands an upgraded connection to the NATS session.
 
+pub(crate) mod coap;
 pub(crate) mod http;
 pub mod nats;
 

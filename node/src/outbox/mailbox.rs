@@ -123,7 +123,10 @@ impl MailboxQueue {
         let (tag, delivery) = state.queue.pop_front()?;
         state.bytes -= delivery.memory();
         drop(state);
-        self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
+        // A CoAP observer has a queue of its own behind this one; its listener counts what it delivers.
+        if self.listener != Listener::Coap {
+            self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
+        }
         Some(Item::Message { tag, delivery })
     }
 

@@ -192,10 +192,14 @@ impl<A: Copy + Eq + Hash> Session<A> {
             return upstream.lost(id, 1, Loss::SubscriberGone);
         };
         let message = event.message();
+        let envelope;
         let (format, payload) = match observation.form {
             Form::Raw => (content_format::of(message.headers), message.payload),
             Form::Octets => (Some(OCTET_STREAM), message.payload),
-            Form::Envelope => (Some(JSON), event.envelope()),
+            Form::Envelope => {
+                envelope = event.envelope();
+                (Some(JSON), envelope.as_ref())
+            }
         };
         let confirmable =
             observation.confirmable || now.duration_since(observation.last_confirmable) >= CONFIRM_INTERVAL;

@@ -138,5 +138,5 @@ pub trait Event {
     /// The message.
     fn message(&self) -> Message<'_>;
     /// Its envelope (design, section 6), for observers with `Accept: 50`.
-    fn envelope(&self) -> &[u8];
+    fn envelope(&self) -> impl AsRef<[u8]>;
 }

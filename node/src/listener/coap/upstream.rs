@@ -1,0 +1,168 @@
+//! The node as the CoAP session sees it.
+//!
+//! Owns the subscriptions behind observations and the requests that wait for their replies. It must not
+//! know datagrams.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
+use waymeet_core::coap::Upstream;
+use waymeet_core::coap::content_format::{JSON, TEXT};
+use waymeet_core::coap::session::{
+    Event, ExchangeId, Loss, ObservationId, Refusal, Representation, RequestFailure,
+};
+use waymeet_core::{Message, SubjectFilter};
+
+use crate::delivery::Delivery;
+use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
+use crate::metrics::{DropReason, Listener, SessionGuard};
+use crate::outbox::MailboxLimits;
+use crate::publisher::Verdict;
+
+/// A request's outcome.
+pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestFailure>);
+
+pub(super) struct NodeUpstream {
+    node: NodeHandle,
+    /// One for all observations; the tag is the observation.
+    pub(super) mailbox: Mailbox,
+    /// The session bounds how many there are.
+    pub(super) requests: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    observations: HashMap<ObservationId, Observed>,
+}
+
+/// What an observation holds in the node.
+struct Observed {
+    subscriptions: Vec<SubscriptionId>,
+    /// An observation is a session, as an event stream is one.
+    _session: SessionGuard,
+}
+
+/// `GET /peers` (design, section 7). A node without links has none.
+#[derive(Serialize)]
+struct Peers<'a> {
+    id: &'a str,
+    name: &'a str,
+    peers: [(); 0],
+}
+
+impl NodeUpstream {
+    pub(super) fn new(node: NodeHandle, observations: MailboxLimits) -> Self {
+        let mailbox = node.mailbox(Listener::Coap, observations);
+        Self { node, mailbox, requests: FuturesUnordered::new(), observations: HashMap::new() }
+    }
+}
+
+impl Upstream<SocketAddr> for NodeUpstream {
+    fn publish(&mut self, _: SocketAddr, message: &Message<'_>) -> Result<(), Refusal> {
+        let (verdict, _) = self.node.route(Listener::Coap, message, false);
+        match verdict {
+            Verdict::Matched | Verdict::Unmatched => Ok(()),
+            Verdict::Refused(DropReason::PayloadTooLarge) => {
+                Err(Refusal::PayloadTooLarge { limit: self.node.config().limits.max_payload_bytes })
+            }
+            Verdict::Refused(DropReason::Draining) => Err(Refusal::Draining),
+            Verdict::Refused(DropReason::RateLimited) => Err(Refusal::RateLimited),
+            Verdict::Refused(_) => Err(Refusal::NoPermission),
+        }
+    }
+
+    fn request(
+        &mut self,
+        exchange: ExchangeId,
+        _: SocketAddr,
+        message: &Message<'_>,
+        timeout: Duration,
+    ) -> Result<(), Refusal> {
+        let (node, message) = (self.node.clone(), message.to_owned());
+        self.requests.push(Box::pin(async move {
+            let outcome = node.request(Listener::Coap, &message.as_message(), timeout).await;
+            (exchange, outcome.map_err(request_failure))
+        }));
+        Ok(())
+    }
+
+    fn observe(
+        &mut self,
+        observation: ObservationId,
+        _: SocketAddr,
+        filters: &[SubjectFilter],
+        queue: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let mut subscriptions = Vec::with_capacity(filters.len());
+        for filter in filters {
+            match self.mailbox.subscribe(filter.as_filter(), queue, observation.0) {
+                Ok(id) => subscriptions.push(id),
+                Err(error) => {
+                    subscriptions.into_iter().for_each(|id| self.mailbox.unsubscribe(id));
+                    return Err(match error {
+                        SubscribeError::NoPermission => Refusal::NoPermission,
+                        SubscribeError::TooMany { .. } => Refusal::Overloaded,
+                        SubscribeError::Draining => Refusal::Draining,
+                    });
+                }
+            }
+        }
+        let _session = self.node.metrics().session(Listener::Coap);
+        self.observations.insert(observation, Observed { subscriptions, _session });
+        Ok(())
+    }
+
+    fn cancel(&mut self, observation: ObservationId) {
+        if let Some(observed) = self.observations.remove(&observation) {
+            observed.subscriptions.into_iter().for_each(|id| self.mailbox.unsubscribe(id));
+        }
+    }
+
+    fn lost(&mut self, _: ObservationId, messages: u64, reason: Loss) {
+        let reason = match reason {
+            Loss::SlowSubscriber => DropReason::SlowSubscriber,
+            Loss::SubscriberGone => DropReason::SubscriberGone,
+        };
+        self.node.metrics().dropped(Listener::Coap, reason, messages);
+    }
+
+    fn read(&mut self, _: SocketAddr, name: &str) -> Option<Representation> {
+        let (content_format, available, payload) = match name {
+            "healthz" => (JSON, true, br#"{"status":"ok"}"#.to_vec()),
+            "readyz" if self.node.is_ready() => (JSON, true, br#"{"status":"ready"}"#.to_vec()),
+            "readyz" => (JSON, false, br#"{"status":"not_ready"}"#.to_vec()),
+            "metrics" => (TEXT, true, self.node.metrics().encode().into_bytes()),
+            "peers" => {
+                let info = self.node.info();
+                let peers = Peers { id: &info.id, name: &info.name, peers: [] };
+                (JSON, true, serde_json::to_vec(&peers).expect("a struct of strings is always JSON"))
+            }
+            _ => return None,
+        };
+        Some(Representation { content_format: Some(content_format), available, payload })
+    }
+}
+
+impl Event for Delivery {
+    fn message(&self) -> Message<'_> {
+        Delivery::message(self)
+    }
+
+    fn envelope(&self) -> impl AsRef<[u8]> {
+        Delivery::envelope(self)
+    }
+}
+
+fn request_failure(error: RequestError) -> RequestFailure {
+    match error {
+        RequestError::NoResponders => RequestFailure::NoResponders,
+        RequestError::Timeout => RequestFailure::Timeout,
+        RequestError::Overloaded => Refusal::Overloaded.into(),
+        RequestError::Publish(PublishError::NoPermission) => Refusal::NoPermission.into(),
+        RequestError::Publish(PublishError::PayloadTooLarge { limit }) => {
+            Refusal::PayloadTooLarge { limit }.into()
+        }
+        RequestError::Publish(PublishError::Draining) => Refusal::Draining.into(),
+    }
+}
