@@ -126,12 +126,13 @@ impl NodeHandle {
             RequestError::Overloaded
         })?;
         let request = Message { reply: Some(slot.subject()), ..*message };
+        // Before it is routed, so that a drain that begins meanwhile finds it.
+        let _in_flight = InFlight::new(&self.shared);
         let (verdict, outcome) = self.route(from, &request, false);
         self.check(verdict)?;
         if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
             return Err(RequestError::NoResponders);
         }
-        let _in_flight = InFlight::new(&self.shared);
         let delivery = tokio::time::timeout(timeout, slot).await.map_err(|_| RequestError::Timeout)?;
         // A responder in between, such as a node beyond a link, says by this status that there is none.
         let message = delivery.message();

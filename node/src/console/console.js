@@ -119,7 +119,7 @@ poll();
 
 // The forms. Each shows the command that does the same.
 
-const quote = (text) => (/^[\w./:?=&%@+,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const quote = (text) => (/^[\w./:=%@+,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 const path = (verb, subject) => `/${verb}/${encodeURIComponent(subject)}`;
 // In a command the wildcards and dots stay readable; the shell sees them inside quotes.
 const readable = (verb, subject) => `${location.origin}/${verb}/${encodeURIComponent(subject).replace(/%3E$/, "**")}`;
@@ -186,6 +186,7 @@ send("request", (form) => `${path("req", form.subject.value)}?timeout=${encodeUR
 
 // The subscription: server-sent events, newest first, at most MAX_MESSAGES of them.
 
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 let source = null;
 let received = 0;
 
@@ -204,7 +205,7 @@ function addRow(className, ...parts) {
   const list = $("messages");
   list.querySelector(".empty")?.remove();
   const item = element("li", className, "");
-  item.append(element("time", "", new Date().toLocaleTimeString("en-GB", { hour12: false, fractionalSecondDigits: 3 })), ...parts);
+  item.append(element("time", "", clock.format(new Date())), ...parts);
   list.prepend(item);
   while (list.children.length > MAX_MESSAGES) list.lastElementChild.remove();
 }

@@ -294,6 +294,8 @@ impl WireOutbox {
     /// The bytes count against the limit until [`WireOutbox::written`] is called.
     pub(crate) fn take(&self, out: &mut Vec<u8>) -> Option<u64> {
         let mut state = self.state.lock();
+        // The connection has looked; whoever queues more has to wake it again.
+        state.listed = false;
         if state.closed.is_some() || !state.has_bytes() {
             return None;
         }

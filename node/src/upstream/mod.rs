@@ -139,9 +139,9 @@ impl Shared {
         let request = request.map(|()| Full::new(payload(delivery)));
         let response =
             self.client.request(request).await.map_err(|error| Reply::unreachable(base, &error))?;
-        let (head, body) = response.into_parts();
+        let (head, mut body) = response.into_parts();
         // The time-out of the whole call bounds this as well.
-        let payload = read_body(body, self.max_payload, Duration::MAX)
+        let payload = read_body(&mut body, self.max_payload, Duration::MAX)
             .await
             .map_err(|error| Reply::bad_gateway(base, &error.to_string()))?;
         Ok(Reply::from_response(&head, payload))

@@ -72,6 +72,10 @@ impl HttpBody for Body {
 /// Payloads up to this length are copied, in bytes; longer ones stay where the delivery has them.
 const COPY_UP_TO: usize = 4 * 1024;
 
+/// How much of a refused body is read and thrown away, in bytes, and for how long.
+const DISCARD_BYTES: usize = 8 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A delivery's payload as the bytes of a body.
 pub(crate) fn payload(delivery: &Arc<Delivery>) -> Bytes {
     struct Payload(Arc<Delivery>);
@@ -101,9 +105,9 @@ pub(crate) enum BodyError {
 
 /// Reads a whole body of at most `limit` bytes. One that declares more is refused before any of it is read,
 /// so that a client that waits for `100 Continue` never sends it. A body in one piece is not copied.
-pub(crate) async fn read<B>(body: B, limit: usize, timeout: Duration) -> Result<Bytes, BodyError>
+pub(crate) async fn read<B>(body: &mut B, limit: usize, timeout: Duration) -> Result<Bytes, BodyError>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -117,11 +121,10 @@ where
     }
 }
 
-async fn collect<B>(body: B, limit: usize) -> Result<Bytes, BodyError>
+async fn collect<B>(body: &mut B, limit: usize) -> Result<Bytes, BodyError>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
 {
-    let mut body = std::pin::pin!(body);
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -143,6 +146,23 @@ where
         whole.extend_from_slice(&data);
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+/// Goes on reading a refused body for a while, behind the answer: a socket that is closed with unread bytes
+/// resets the connection, and many clients then never see why they were refused.
+pub(super) fn discard<B>(mut body: B)
+where
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+{
+    tokio::spawn(tokio::time::timeout(DISCARD_TIMEOUT, async move {
+        let mut left = DISCARD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    }));
 }
 
 #[cfg(test)]
@@ -169,7 +189,8 @@ mod tests {
     }
 
     async fn read_pieces(pieces: &[&'static [u8]], limit: usize) -> Result<Bytes, BodyError> {
-        read(Pieces(pieces.iter().copied().collect(), false), limit, Duration::from_secs(60)).await
+        let mut body = Pieces(pieces.iter().copied().collect(), false);
+        read(&mut body, limit, Duration::from_secs(60)).await
     }
 
     #[tokio::test]
@@ -178,12 +199,15 @@ mod tests {
         assert_eq!(read_pieces(&[b"abc"], 3).await.unwrap(), "abc");
         assert_eq!(read_pieces(&[b"a", b"", b"b", b"c"], 3).await.unwrap(), "abc");
         assert_eq!(read_pieces(&[b"ab", b"cd"], 3).await, Err(BodyError::TooLarge { limit: 3 }));
-        assert_eq!(read(Body::full("abcd"), 3, Duration::MAX).await, Err(BodyError::TooLarge { limit: 3 }));
+        assert_eq!(
+            read(&mut Body::full("abcd"), 3, Duration::MAX).await,
+            Err(BodyError::TooLarge { limit: 3 })
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_given_up() {
-        let body = Pieces([b"a" as &[u8]].into(), true);
-        assert_eq!(read(body, 3, Duration::from_secs(1)).await, Err(BodyError::Timeout));
+        let mut body = Pieces([b"a" as &[u8]].into(), true);
+        assert_eq!(read(&mut body, 3, Duration::from_secs(1)).await, Err(BodyError::Timeout));
     }
 }

@@ -21,7 +21,10 @@ use crate::outbox::Item;
 const BATCH_BYTES: usize = 64 * 1024;
 /// An event of at least this many bytes is a piece of its own and is shared by all readers, not copied.
 const SHARE_FROM: usize = 16 * 1024;
-/// A comment of server-sent events, which readers pass over.
+/// The comment that begins server-sent events. Some clients, curl among them, and some proxies show the head of
+/// a response only together with its first byte.
+const BEGINNING: &[u8] = b": subscribed\n\n";
+/// The comment that breaks a silence.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 /// Where the messages come from: the node's mailbox, or a list in tests.
@@ -61,7 +64,8 @@ impl<S: Source> EventStream<S> {
             timer: Box::pin(tokio::time::sleep(keep_alive)),
             last_sent: Instant::now(),
         });
-        Self { source, framing, next_id: 1, following: None, keep_alive, ended: false }
+        let following = (framing == Framing::Events).then_some(Bytes::from_static(BEGINNING));
+        Self { source, framing, next_id: 1, following, keep_alive, ended: false }
     }
 
     /// The next piece of the body; `None` when the node drains.
@@ -173,7 +177,11 @@ mod tests {
     }
 
     fn stream(items: Vec<Item>, ends: bool, framing: Framing) -> EventStream<List> {
-        EventStream::new(List(items.into(), ends), framing, Duration::from_secs(15))
+        let mut stream = EventStream::new(List(items.into(), ends), framing, Duration::from_secs(15));
+        if framing == Framing::Events {
+            assert_eq!(poll(&mut stream), Poll::Ready(Some(BEGINNING.into())));
+        }
+        stream
     }
 
     fn poll(stream: &mut EventStream<List>) -> Poll<Option<Bytes>> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use waymeet_core::{Headers, Message, ResourceError, Subject, SubjectFilter};
 
 use super::accept::Framing;
-use super::body::{Body, BodyError, payload as payload_of};
+use super::body::{Body, BodyError, discard, payload as payload_of};
 use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
@@ -37,7 +37,7 @@ impl Service {
         subject: Subject<'_>,
         body: Incoming,
     ) -> Result<Response<Body>, Problem> {
-        let payload = self.payload(body).await?;
+        let payload = self.payload(head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let receipt = self.node.publish(Listener::Http, &message)?;
@@ -60,7 +60,7 @@ impl Service {
         if timeout > self.limits.max_request_timeout {
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
         }
-        let payload = self.payload(body).await?;
+        let payload = self.payload(head, body).await?;
         let mut headers = crossing::to_message(&head.headers);
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
@@ -116,9 +116,9 @@ impl Service {
         error.into()
     }
 
-    async fn payload(&self, body: Incoming) -> Result<Bytes, Problem> {
+    async fn payload(&self, head: &Parts, mut body: Incoming) -> Result<Bytes, Problem> {
         let limit = self.limits.max_payload_bytes;
-        match read_body(body, limit, self.limits.http.body_read_timeout).await {
+        match read_body(&mut body, limit, self.limits.http.body_read_timeout).await {
             Ok(payload) => Ok(payload),
             Err(error) => {
                 let (reason, problem) = match error {
@@ -135,6 +135,10 @@ impl Service {
                     ),
                 };
                 self.node.metrics().rejected(Listener::Http, reason);
+                // Reading on would send `100 Continue` and ask for what is not wanted.
+                if reason == DropReason::PayloadTooLarge && !head.headers.contains_key(EXPECT) {
+                    discard(body);
+                }
                 Err(problem)
             }
         }

@@ -12,8 +12,11 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&head, &MASK[..], &masked].concat()
 }
 
-/// Decodes the pieces one after the other: all payload, all pings, and whether the client closed.
-fn decode(pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<Vec<u8>>, bool), FrameError> {
+/// All payload, all pings, and whether the client closed.
+type Everything = (Vec<u8>, Vec<Vec<u8>>, bool);
+
+/// Decodes the pieces one after the other.
+fn decode(pieces: &[&[u8]]) -> Result<Everything, FrameError> {
     let mut decoder = Decoder::default();
     let (mut payload, mut pings, mut closed) = (Vec::new(), Vec::new(), false);
     for piece in pieces {
