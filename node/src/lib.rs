@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod buffers;
+mod client;
 pub mod config;
 mod console;
 pub mod datadir;
@@ -21,6 +22,7 @@ mod subscription;
 mod upstream;
 mod worker;
 
+pub use client::{Client, ClientError, Service};
 pub use delivery::Delivery;
 pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};
 pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};

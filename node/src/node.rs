@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::client::Client;
 use crate::config::Config;
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
@@ -144,7 +145,13 @@ impl Node {
         NodeBuilder::default()
     }
 
-    /// The way to publish, request and subscribe in process.
+    /// The embedded API: publish, subscribe, request and serve in process.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.handle())
+    }
+
+    /// What listeners use: the same with headers and with mailboxes of any size.
     #[must_use]
     pub fn handle(&self) -> NodeHandle {
         self.handle.clone()
