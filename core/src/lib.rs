@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod headers;
 pub mod message;
 pub mod nats;
+pub mod permissions;
 pub mod resource;
 pub mod router;
 pub mod subject;
