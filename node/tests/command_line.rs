@@ -86,7 +86,8 @@ impl Node {
         while !(banner.contains("Try") && banner.ends_with("\n\n") && banner.matches("\n\n").count() >= 4) {
             assert!(out.read_line(&mut banner).unwrap() > 0, "the banner ended early: {banner}");
         }
-        let nats = banner.lines().find_map(|line| line.trim().strip_prefix("NATS ")).unwrap().trim().to_owned();
+        let nats =
+            banner.lines().find_map(|line| line.trim().strip_prefix("NATS ")).unwrap().trim().to_owned();
         Self { running, banner, nats }
     }
 }
@@ -174,7 +175,10 @@ fn check_prints_what_is_in_effect_or_what_is_wrong() {
     let mut check = waymeet(&["check", "-c", file]);
     check.env("WAYMEET_NODE__NAME", "from-environment").env("WAYMEET_SERVER", "nats://h");
     let (out, _) = ended(&check.output().unwrap(), 0);
-    assert!(out.contains("address = \"127.0.0.1:4333\"") && out.contains("name = \"from-environment\""), "{out}");
+    assert!(
+        out.contains("address = \"127.0.0.1:4333\"") && out.contains("name = \"from-environment\""),
+        "{out}"
+    );
 
     std::fs::write(file, "[limits]\nmax_conections = 1\n").unwrap();
     let (out, err) = ended(&output(&["check", "-c", file]), 2);
@@ -188,8 +192,13 @@ fn check_prints_what_is_in_effect_or_what_is_wrong() {
 
 #[test]
 fn bad_usage_ends_with_2() {
-    let table: [&[&str]; 5] =
-        [&["--nats", "4222"], &["--lan"], &["--http", "0.0.0.0:0"], &["no-such-command"], &["pub", "a..b", "x"]];
+    let table: [&[&str]; 5] = [
+        &["--nats", "4222"],
+        &["--lan"],
+        &["--http", "0.0.0.0:0"],
+        &["no-such-command"],
+        &["pub", "a..b", "x"],
+    ];
     for words in table {
         ended(&output(words), 2);
     }

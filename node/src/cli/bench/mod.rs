@@ -23,7 +23,7 @@ use pace::Pace;
 use waymeet_core::nats::client;
 use waymeet_core::{Message, Subject};
 
-use super::Failure;
+use super::{Failure, show};
 
 /// What a publisher writes at once: what a client library would have gathered in its buffer.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -32,12 +32,7 @@ const BLOCK_BYTES: usize = 64 << 10;
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     sessions::raise_file_limit();
     let outcome = measure(&args.case)?;
-    if args.case.report().json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("{outcome}");
-    }
-    Ok(())
+    if args.case.report().json { show(serde_json::to_string(&outcome)? + "\n") } else { show(outcome) }
 }
 
 fn measure(case: &Case) -> anyhow::Result<Outcome> {
