@@ -35,10 +35,15 @@ pub fn start(log: &Log) -> LogControl {
     let registry = tracing_subscriber::registry();
     if text {
         let colours = std::io::stderr().is_terminal();
-        let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+        let lines = fmt::layer()
+            .log_internal_errors(false)
+            .with_writer(std::io::stderr)
+            .with_ansi(colours)
+            .with_target(false);
         registry.with(lines.with_filter(filter)).init();
     } else {
-        let lines = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+        let lines =
+            fmt::layer().log_internal_errors(false).json().flatten_event(true).with_writer(std::io::stderr);
         registry.with(lines.with_filter(filter)).init();
     }
     LogControl { filter: control }

@@ -17,6 +17,8 @@ mod serve;
 mod server;
 mod subscribe;
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -50,15 +52,13 @@ pub fn run() -> ExitCode {
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => {
-            for line in text.lines() {
-                eprintln!("error: {line}");
-            }
+            text.lines().for_each(|line| tell(format_args!("error: {line}")));
             ExitCode::from(2)
         }
         // Whoever reads our output has gone, as `head` does; nobody is left to tell.
         Err(Failure::Failed(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => {
-            eprintln!("error: {error:#}");
+            tell(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -80,8 +80,19 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let layers = Layers { file: args.config.clone(), ..Layers::from_environment() };
     let config = Config::load(&layers)?;
-    print!("{}", config.to_toml()?);
-    Ok(())
+    show(config.to_toml()?)
+}
+
+/// Says something on standard error. Nobody may be listening there, which is no reason to stop.
+fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes a result to standard output.
+fn show(text: impl Display) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{text}")?;
+    Ok(out.flush()?)
 }
 
 /// Runs a client command to its end. One connection needs one thread.

@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 use waymeet_core::message::OwnedMessage;
 use waymeet_core::{Filter, HeaderMap, Message, Subject};
 
-use super::Failure;
 use super::args::ReplyArgs;
 use super::client::{Client, ClientError, Incoming};
+use super::{Failure, tell};
 
 /// Commands that run at once; further requests wait in the socket.
 const MAX_COMMANDS: usize = 16;
@@ -37,7 +37,7 @@ pub async fn reply(args: &ReplyArgs) -> Result<(), Failure> {
         let may_take = left != Some(0) && commands.len() < MAX_COMMANDS;
         tokio::select! {
             incoming = client.next(), if may_take => match incoming? {
-                Incoming::Pong => eprintln!("answering {} at {}", args.filter, args.server.server),
+                Incoming::Pong => tell(format_args!("answering {} at {}", args.filter, args.server.server)),
                 Incoming::Message(request) => {
                     left = left.map(|left| left - 1);
                     match &args.answer.command {
@@ -88,7 +88,7 @@ async fn run(command: String, request: OwnedMessage, timeout: Duration, limit: u
     };
     let mut headers = HeaderMap::new();
     let payload = result.unwrap_or_else(|reason| {
-        eprintln!("{}: {reason}", request.subject());
+        tell(format_args!("{}: {reason}", request.subject()));
         let pushed = headers
             .push("Nats-Service-Error-Code", "500")
             .and_then(|()| headers.push("Nats-Service-Error", &reason.replace(char::is_control, " ")));

@@ -36,7 +36,10 @@ async fn run(args: &ServeArgs, mut config: Config, logs: &LogControl) -> Result<
     let mut signals = Signals::new()?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
     let node = Node::builder().config(config.clone()).data_dir(data_dir).start().await?;
-    print_banner(&node, &config)?;
+    if let Err(error) = print_banner(&node, &config) {
+        // Whoever reads the banner may leave; the node is not for them alone.
+        tracing::warn!("the banner was not printed: {error}");
+    }
     loop {
         match signals.next().await {
             Signal::Stop => break,

@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use waymeet_core::{Filter, Subject};
 
-use super::Failure;
 use super::args::SubArgs;
 use super::client::{Client, Incoming};
 use super::print::{self, Form};
+use super::{Failure, tell};
 
 /// Subscribes, says on standard error that it listens, and prints until it has `--count` messages or is
 /// interrupted.
@@ -35,7 +35,7 @@ pub async fn subscribe(args: &SubArgs) -> Result<(), Failure> {
             _ = &mut interrupt => break,
         };
         match incoming {
-            Incoming::Pong => eprintln!("listening on {} at {}", args.filter, args.server.server),
+            Incoming::Pong => tell(format_args!("listening on {} at {}", args.filter, args.server.server)),
             Incoming::Message(message) => {
                 print::message(&mut out, &message.as_message(), form)?;
                 left = left.map(|left| left - 1);

@@ -37,9 +37,6 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// Unanswered PINGs after which a NATS connection is stale. Default 2, as nats-server.
     pub max_pings_out: usize,
-    /// How long a new NATS connection may take to send CONNECT. Default 2 s, as nats-server.
-    #[serde(with = "duration")]
-    pub connect_timeout: Duration,
     /// Whether the publishers that fill a subscriber's outbox are slowed above 75 %, at most 10 ms a
     /// read batch. Default true.
     pub slow_publishers: bool,
@@ -73,7 +70,6 @@ impl Default for Limits {
             write_deadline: Duration::from_secs(10),
             ping_interval: Duration::from_secs(120),
             max_pings_out: 2,
-            connect_timeout: Duration::from_secs(2),
             slow_publishers: true,
             drain_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),

@@ -93,7 +93,6 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     let durations = [
         ("write_deadline", limits.write_deadline),
         ("ping_interval", limits.ping_interval),
-        ("connect_timeout", limits.connect_timeout),
         ("request_timeout", limits.request_timeout),
         ("max_request_timeout", limits.max_request_timeout),
         ("http.header_read_timeout", limits.http.header_read_timeout),

@@ -34,6 +34,21 @@ pub enum Case {
     Idle(IdleCase),
 }
 
+impl Case {
+    /// How the result is told.
+    pub fn report(&self) -> &ReportArgs {
+        match self {
+            Self::Pub(case) => &case.measurement.report,
+            Self::Pubsub(case) => &case.measurement.report,
+            Self::Wildcards(case) => &case.measurement.report,
+            Self::Queue(case) => &case.measurement.report,
+            Self::Request(case) => &case.measurement.report,
+            Self::Churn(case) => &case.report,
+            Self::Idle(case) => &case.report,
+        }
+    }
+}
+
 /// How long, how large, and how the result is told.
 #[derive(Debug, Args)]
 pub struct Measurement {
@@ -79,7 +94,7 @@ pub struct PubCase {
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub publishers: u32,
     #[command(flatten)]
-    pub common: Measurement,
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -96,7 +111,7 @@ pub struct PubsubCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Measurement,
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +125,7 @@ pub struct WildcardsCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Measurement,
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -121,7 +136,7 @@ pub struct QueueCase {
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
-    pub common: Measurement,
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +148,7 @@ pub struct RequestCase {
     #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub depth: u32,
     #[command(flatten)]
-    pub common: Measurement,
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]

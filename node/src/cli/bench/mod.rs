@@ -15,7 +15,7 @@ mod sessions;
 
 pub use args::BenchArgs;
 
-use args::{Case, Measurement, PubCase, PubsubCase, QueueCase, ReportArgs, WildcardsCase, WindowArgs};
+use args::{Case, Measurement, PubCase, PubsubCase, QueueCase, WildcardsCase, WindowArgs};
 use flow::{Block, Flow, Plan, Subscribed};
 use link::Target;
 use outcome::Outcome;
@@ -23,7 +23,7 @@ use pace::Pace;
 use waymeet_core::nats::client;
 use waymeet_core::{Message, Subject};
 
-use super::Failure;
+use super::{Failure, show};
 
 /// What a publisher writes at once: what a client library would have gathered in its buffer.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -31,36 +31,35 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// Runs one case and prints what it found.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     sessions::raise_file_limit();
-    let (report, outcome): (&ReportArgs, _) = match &args.case {
-        Case::Pub(case) => (&case.common.report, publish(case)?),
-        Case::Pubsub(case) => (&case.common.report, pubsub(case)?),
-        Case::Wildcards(case) => (&case.common.report, wildcards(case)?),
-        Case::Queue(case) => (&case.common.report, queue(case)?),
-        Case::Request(case) => (&case.common.report, request::run(case)?),
-        Case::Churn(case) => (&case.report, sessions::churn(case)?),
-        Case::Idle(case) => (&case.report, sessions::idle(case)?),
-    };
-    if report.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("{outcome}");
+    let outcome = measure(&args.case)?;
+    if args.case.report().json { show(serde_json::to_string(&outcome)? + "\n") } else { show(outcome) }
+}
+
+fn measure(case: &Case) -> anyhow::Result<Outcome> {
+    match case {
+        Case::Pub(case) => publish(case),
+        Case::Pubsub(case) => pubsub(case),
+        Case::Wildcards(case) => wildcards(case),
+        Case::Queue(case) => queue(case),
+        Case::Request(case) => request::run(case),
+        Case::Churn(case) => sessions::churn(case),
+        Case::Idle(case) => sessions::idle(case),
     }
-    Ok(())
 }
 
 fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
-    let blocks = (0..case.publishers).map(|_| block(["bench.pub"], case.common.size));
+    let blocks = (0..case.publishers).map(|_| block(["bench.pub"], case.measurement.size));
     let plan = Plan {
         publishers: blocks.collect::<anyhow::Result<_>>()?,
         subscribers: Vec::new(),
         fan_out: 0,
         window: u64::MAX,
     };
-    run("pub", plan, &case.common)
+    run("pub", plan, &case.measurement)
 }
 
 fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
-    let size = case.common.size;
+    let size = case.measurement.size;
     if let Some(pairs) = case.pairs {
         let subject = |pair| format!("bench.pair.{pair:06}");
         let blocks = (0..pairs).map(|pair| block([subject(pair)], size));
@@ -71,7 +70,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
             fan_out: 1,
             window: window(&case.window, pairs, size),
         };
-        return run("pubsub", plan, &case.common);
+        return run("pubsub", plan, &case.measurement);
     }
     let subject = "bench.pubsub";
     let blocks = (0..case.publishers).map(|_| block([subject], size));
@@ -83,11 +82,11 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
         fan_out: u64::from(case.subscribers),
         window: window(&case.window, case.subscribers, size),
     };
-    run("pubsub", plan, &case.common)
+    run("pubsub", plan, &case.measurement)
 }
 
 fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
-    let size = case.common.size;
+    let size = case.measurement.size;
     let group = |number: u32| number % case.subscriptions;
     let subject = |number: u32| format!("bench.wild.{:05}.{number:07}", group(number));
     let mut setup = String::new();
@@ -106,11 +105,11 @@ fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
         fan_out: 1,
         window: window(&case.window, 1, size),
     };
-    run("wildcards", plan, &case.common)
+    run("wildcards", plan, &case.measurement)
 }
 
 fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
-    let size = case.common.size;
+    let size = case.measurement.size;
     let subject = "bench.queue";
     let plan = Plan {
         publishers: vec![block([subject], size)?],
@@ -118,15 +117,15 @@ fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
         fan_out: 1,
         window: window(&case.window, case.members, size),
     };
-    run("queue", plan, &case.common)
+    run("queue", plan, &case.measurement)
 }
 
-fn run(name: &'static str, plan: Plan, common: &Measurement) -> anyhow::Result<Outcome> {
-    let target = Target::new(&common.report.server)?;
+fn run(name: &'static str, plan: Plan, measurement: &Measurement) -> anyhow::Result<Outcome> {
+    let target = Target::new(&measurement.report.server)?;
     let flow = Flow::connect(&target, plan)?;
-    let flowed = flow.run(Pace::start(common)?)?;
+    let flowed = flow.run(Pace::start(measurement)?)?;
     let outcome = Outcome::between(name, "messages", flowed.from, flowed.to);
-    Ok(outcome.of_size(common.size).with_latencies(&flowed.latencies))
+    Ok(outcome.of_size(measurement.size).with_latencies(&flowed.latencies))
 }
 
 fn subscribed(subject: &str, queue: Option<&str>, size: u32, follows: Option<usize>) -> Subscribed {
@@ -162,4 +161,62 @@ fn window(args: &WindowArgs, subscribers: u32, size: u32) -> u64 {
     let bytes = args.window.unwrap_or_else(|| (u64::from(subscribers) * (64 << 10)).clamp(4 << 20, 32 << 20));
     // One for each subscriber at least, or nothing would ever be sent.
     (bytes / (u64::from(size) + 32)).max(u64::from(subscribers) * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use waymeet::Node;
+    use waymeet::config::{Address, Config};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    /// Runs a case on a node of its own.
+    async fn outcome(line: &str) -> Outcome {
+        let mut config = Config::default();
+        config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
+        (config.listeners.coap.address, config.listeners.http.address) = (Address::Off, Address::Off);
+        let node = Node::builder().config(config).workers(1).start().await.unwrap();
+        let server = node.addresses().nats.unwrap().to_string();
+        let words = ["bench"].into_iter().chain(line.split(' ')).chain(["--server", &server]);
+        let case = Line::try_parse_from(words).unwrap().args.case;
+        let outcome = tokio::task::spawn_blocking(move || measure(&case)).await.unwrap().unwrap();
+        node.drain().await;
+        outcome
+    }
+
+    #[tokio::test]
+    async fn every_case_counts_what_arrives() {
+        for (line, count) in [
+            ("pub --publishers 3 --messages 1001 --size 0", 1_001),
+            ("pubsub --messages 1000 --size 16", 1_000),
+            ("pubsub --messages 5 --size 300000 --window 1", 5),
+            ("pubsub --publishers 2 --subscribers 3 --messages 1001", 3_003),
+            ("pubsub --pairs 3 --messages 1000", 1_000),
+            ("pubsub --pairs 3 --messages 1", 1),
+            ("wildcards --subjects 100 --subscriptions 7 --messages 1000", 1_000),
+            ("queue --members 3 --messages 1000", 1_000),
+            ("request --requesters 3 --depth 5 --messages 1000", 1_000),
+        ] {
+            assert_eq!(outcome(line).await.count, count, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_time_is_kept() {
+        for line in ["pubsub --seconds 0.2 --warmup 50ms", "request --seconds 0.2 --warmup 50ms"] {
+            let outcome = outcome(line).await;
+            assert!(outcome.count > 0 && outcome.seconds >= 0.1, "{line}: {outcome}");
+            assert!(
+                outcome.latency.is_some_and(|latency| latency.p50_us <= latency.p99_us),
+                "{line}: {outcome}"
+            );
+        }
+        assert!(outcome("churn --seconds 0.1 --connections 2").await.count >= 2);
+    }
 }

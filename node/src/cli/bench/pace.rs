@@ -22,15 +22,15 @@ pub struct Pace {
 
 impl Pace {
     /// Starts the clock.
-    pub fn start(common: &Measurement) -> anyhow::Result<Self> {
-        let server = Process(common.report.server_pid);
+    pub fn start(measurement: &Measurement) -> anyhow::Result<Self> {
+        let server = Process(measurement.report.server_pid);
         let now = Instant::now();
-        if let Some(messages) = common.messages {
+        if let Some(messages) = measurement.messages {
             let from = Some(Mark::now(0, server)?);
             return Ok(Self { server, begin: None, end: None, messages: Some(messages), from });
         }
-        let begin = now + common.warmup;
-        let end = begin + Duration::from_secs_f64(common.seconds);
+        let begin = now + measurement.warmup;
+        let end = begin + Duration::from_secs_f64(measurement.seconds);
         Ok(Self { server, begin: Some(begin), end: Some(end), messages: None, from: None })
     }
 

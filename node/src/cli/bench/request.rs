@@ -106,11 +106,11 @@ struct Exchange {
 
 /// Runs the case.
 pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
-    let common = &case.common;
+    let measurement = &case.measurement;
     let mut exchange = Exchange::connect(case)?;
-    let payload = vec![b'x'; common.size as usize];
+    let payload = vec![b'x'; measurement.size as usize];
     let mut events = Events::with_capacity(1_024);
-    let mut pace = Pace::start(common)?;
+    let mut pace = Pace::start(measurement)?;
     let mut left = pace.messages().unwrap_or(u64::MAX);
     let mut last_progress = Instant::now();
     loop {
@@ -142,16 +142,16 @@ pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
     }
     let (from, to) = pace.finish(exchange.answered)?;
     Ok(Outcome::between("request", "requests", from, to)
-        .of_size(common.size)
+        .of_size(measurement.size)
         .with_latencies(&exchange.latencies))
 }
 
 impl Exchange {
     /// Connects the responder first, so that no request finds nobody.
     fn connect(case: &RequestCase) -> anyhow::Result<Self> {
-        let target = Target::new(&case.common.report.server)?;
+        let target = Target::new(&case.measurement.report.server)?;
         let poll = Poll::new()?;
-        let size = case.common.size as usize;
+        let size = case.measurement.size as usize;
         let stream = target.connect(format!("SUB {SUBJECT} 1\r\n").as_bytes())?;
         let link = Link::new(stream, Scanner::new(None), poll.registry(), Token(0))?;
         let responder = Responder { link, input: Vec::new(), output: Vec::new() };
