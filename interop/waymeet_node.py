@@ -54,7 +54,7 @@ class Server:
     async def spawn(self, argv, is_ready, env=None):
         """Starts the process and returns once `is_ready(log)`."""
         self.child = await Child.start(*argv, env=env, cwd=self.directory)
-        changed = asyncio.Event()
+        self._changed = changed = asyncio.Event()
 
         def on_line(line):
             self.lines.append(line.decode(errors="replace"))
@@ -77,6 +77,19 @@ class Server:
             waiting = asyncio.create_task(changed.wait())
             await asyncio.wait({waiting, exited}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
+
+    async def says(self, text, patience_s=5.0):
+        """Waits until the log has `text`."""
+
+        async def wait():
+            while text not in self.log:
+                self._changed.clear()
+                await self._changed.wait()
+
+        try:
+            await asyncio.wait_for(wait(), patience_s)
+        except TimeoutError:
+            raise AssertionError(f"{text!r} is not in the log:\n{self.log}") from None
 
     async def stop(self, keep_log_as=None):
         """Ends the server as an operator would; returns its exit code."""
