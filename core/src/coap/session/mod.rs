@@ -218,11 +218,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
         self.forget_idle(now);
         let lifetime = if origin.confirmable { EXCHANGE_LIFETIME } else { NON_LIFETIME };
         if let Seen::Duplicate { reply } = self.dedup.see(now, origin.key(), now + lifetime) {
-            // A duplicate of a Non-confirmable message is silently ignored (section 4.5).
-            if !origin.confirmable {
-                return;
-            }
-            // Without a reply yet: the acknowledgement is about to come.
+            // Without one, the message was Non-confirmable, and its duplicate is ignored (section 4.5), or the
+            // acknowledgement is about to come.
             if !reply.is_empty() {
                 self.out.push(origin.from, |out| out.extend_from_slice(reply));
             }
