@@ -306,3 +306,15 @@ fn transfers_do_not_mix() {
     let reply = world.ask(&block(9, "/pub/a", 0, true, 1).uint(number::SIZE1, 2_000_000));
     assert_eq!((reply.code().as_str(), reply.uint(number::SIZE1)), ("4.13", Some(1 << 20)));
 }
+
+#[test]
+fn an_endpoint_that_neither_fetches_nor_acknowledges_is_given_up_in_time() {
+    let mut world = World::new();
+    let id = register(&mut world, &observe(1, "/sub/a"));
+    let first = only(world.notify(id, &TestEvent::new("a", b"", &body(5_000))));
+    assert!(world.notify(id, &text("2")).is_empty());
+    // The wait for the fetch ends before the last retransmission: the timer must not come to rest in the past.
+    let again = world.pass(100 * SECOND);
+    assert!(again.iter().all(|(_, datagram)| *datagram == first.0) && again.len() == 4);
+    assert_eq!((world.node.cancelled.len(), world.node.lost_to(Loss::SubscriberGone)), (1, 2));
+}

@@ -286,3 +286,16 @@ fn discovery_lists_and_filters() {
     let reply = world.ask(&Request::get(2, "/.well-known/core?rt=nothing"));
     assert_eq!((reply.code().as_str(), reply.payload()), ("2.05", &b""[..]));
 }
+
+#[test]
+fn message_ids_toward_an_endpoint_do_not_come_again_soon() {
+    let mut world = World::new();
+    let mut last = None;
+    for n in 0..2_000_u16 {
+        let reply = world.ask(&Request::post(n, "/pub/a", b"").non());
+        let id = reply.read().message_id;
+        assert!(last.is_none_or(|last: u16| id == last.wrapping_add(1)), "message {n}");
+        last = Some(id);
+        world.pass(SECOND);
+    }
+}

@@ -4,8 +4,10 @@
 //! makes the bytes: libFuzzer does (`fuzz_targets/`), or the mutations of `src/bin/smoke.rs`. A target
 //! panics when something does not hold.
 
+mod coap;
 mod subject;
 
+pub use coap::{coap_codec, coap_session};
 pub use subject::subject;
 
 /// A target's name, which is also that of its folder in `seeds`, and its function.
@@ -13,4 +15,5 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
 /// a folder in `seeds`.
-pub const TARGETS: &[Target] = &[("subject", subject)];
+pub const TARGETS: &[Target] =
+    &[("coap_codec", coap_codec), ("coap_session", coap_session), ("subject", subject)];

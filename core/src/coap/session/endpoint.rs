@@ -73,6 +73,10 @@ impl InFlight {
     }
 }
 
+/// How far into the queue a notification is looked for that may go before those in front of it, so that a
+/// long queue costs no more than a short one.
+pub(super) const LOOKAHEAD: usize = 64;
+
 /// How many Non-confirmable notifications a Reset can be matched to.
 const RECENT: usize = 16;
 
@@ -80,6 +84,8 @@ const RECENT: usize = 16;
 #[derive(Debug)]
 pub(super) struct Endpoint {
     next_message_id: u16,
+    /// When the last message id was given out.
+    pub(super) last_message: Instant,
     pub(super) in_flight: Option<InFlight>,
     /// Separate responses; they go before notifications, because somebody waits for each of them.
     pub(super) responses: VecDeque<Outbound>,
@@ -96,9 +102,10 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(first_message_id: u16) -> Self {
+    pub(super) fn new(now: Instant, first_message_id: u16) -> Self {
         Self {
             next_message_id: first_message_id,
+            last_message: now,
             in_flight: None,
             responses: VecDeque::new(),
             notifications: VecDeque::new(),
@@ -113,7 +120,8 @@ impl Endpoint {
 
     /// The next message id toward this endpoint. Counting keeps one from coming again within
     /// EXCHANGE_LIFETIME for as long as the endpoint gets fewer than 65,536 messages in it (section 4.4).
-    pub(super) fn message_id(&mut self) -> u16 {
+    pub(super) fn message_id(&mut self, now: Instant) -> u16 {
+        self.last_message = now;
         let id = self.next_message_id;
         self.next_message_id = id.wrapping_add(1);
         id
@@ -147,7 +155,7 @@ impl Endpoint {
         if free && let Some(response) = self.responses.pop_front() {
             return Some(response);
         }
-        let position = self.notifications.iter().position(|notification| {
+        let position = self.notifications.iter().take(LOOKAHEAD).position(|notification| {
             (free || !notification.confirmable) && !notification.observation.is_some_and(&held)
         })?;
         let notification = self.notifications.remove(position)?;
@@ -201,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_held_observation_does_not_hold_the_others() {
-        let mut endpoint = Endpoint::new(65_535);
+        let now = Instant::now();
+        let mut endpoint = Endpoint::new(now, 65_535);
         for id in [1, 2, 1] {
             let message = Outbound {
                 confirmable: true,
@@ -218,6 +227,6 @@ mod tests {
         let (messages, bytes) = endpoint.drop_notifications(ObservationId(1));
         assert_eq!((messages, endpoint.notification_bytes), (2, 0));
         assert!(bytes > 0 && endpoint.is_idle());
-        assert_eq!([endpoint.message_id(), endpoint.message_id()], [65_535, 0]);
+        assert_eq!([endpoint.message_id(now), endpoint.message_id(now)], [65_535, 0]);
     }
 }

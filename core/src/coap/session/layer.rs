@@ -6,11 +6,11 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use super::dedup::Dedup;
-use super::endpoint::{Endpoint, InFlight, Outbound};
+use super::endpoint::{Endpoint, InFlight, LOOKAHEAD, Outbound};
 use super::limits::{EXCHANGE_LIFETIME, FETCH_WAIT};
 use super::outgoing::Outgoing;
 use super::reply::Reply;
-use super::upstream::Upstream;
+use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
 use crate::coap::Type;
 use crate::coap::codec;
@@ -102,6 +102,14 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         endpoint.responses.clear();
         endpoint.in_flight.take_if(|message| message.observation.is_none());
+        self.queued_bytes -= std::mem::take(&mut endpoint.notification_bytes);
+        for notification in std::mem::take(&mut endpoint.notifications) {
+            let Some(id) = notification.observation else { continue };
+            upstream.lost(id, 1, Loss::SubscriberGone);
+            if let Some(observation) = self.observations.get_mut(&id) {
+                observation.queued -= 1;
+            }
+        }
         for observation in endpoint.observations.clone() {
             self.end_observation(now, observation, upstream);
         }
@@ -120,7 +128,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         let deadline = endpoint.in_flight.as_ref().map(|message| message.deadline);
-        let waiting = endpoint.notifications.iter().filter_map(|notification| notification.observation);
+        let waiting = endpoint.notifications.iter().take(LOOKAHEAD).filter_map(|n| n.observation);
         let held = waiting.filter_map(|id| self.observations.get(&id)?.held_until());
         let released = held.filter(|until| *until > now).min();
         if let Some(at) = deadline.into_iter().chain(released).min()
@@ -134,7 +142,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
 
     fn send(&mut self, now: Instant, address: A, mut outbound: Outbound) {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
-        let message_id = endpoint.message_id();
+        let message_id = endpoint.message_id(now);
         let mut observation = outbound.observation.and_then(|id| self.observations.get_mut(&id));
         let gap = observation.as_mut().map_or(0, |observation| std::mem::take(&mut observation.gap));
         if gap > 0 {
@@ -171,7 +179,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
                 self.forget_longest_idle()?;
             }
             let first_message_id = self.random.next() as u16;
-            self.endpoints.insert(address, Endpoint::new(first_message_id));
+            self.endpoints.insert(address, Endpoint::new(now, first_message_id));
             self.note_idle(now, address);
         }
         self.endpoints.get_mut(&address)
@@ -180,7 +188,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// A message id for a message that needs no other state. When all endpoints are busy it is a random one.
     fn message_id(&mut self, now: Instant, address: A) -> u16 {
         if let Some(endpoint) = self.endpoint(now, address) {
-            return endpoint.message_id();
+            return endpoint.message_id(now);
         }
         self.random.next() as u16
     }
@@ -200,9 +208,22 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
     }
 
+    /// Forgets the endpoints that have been idle for EXCHANGE_LIFETIME. Answers to Non-confirmable requests use
+    /// message ids without making an endpoint busy, so that one that got some is looked at again later.
     pub(super) fn forget_idle(&mut self, now: Instant) {
-        while self.idle.front().is_some_and(|(since, _)| *since + EXCHANGE_LIFETIME <= now) {
-            self.forget_front();
+        while let Some(&(since, address)) = self.idle.front()
+            && since + EXCHANGE_LIFETIME <= now
+        {
+            match self.endpoints.get_mut(&address).filter(|e| e.idle_since == Some(since)) {
+                Some(endpoint) if endpoint.last_message + EXCHANGE_LIFETIME > now => {
+                    endpoint.idle_since = Some(now);
+                    self.idle.pop_front();
+                    self.idle.push_back((now, address));
+                }
+                _ => {
+                    self.forget_front();
+                }
+            }
         }
     }
 

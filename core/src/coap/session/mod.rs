@@ -215,13 +215,11 @@ impl<A: Copy + Eq + Hash> Session<A> {
         message: &Datagram<'_>,
         upstream: &mut impl Upstream<A>,
     ) {
+        self.forget_idle(now);
         let lifetime = if origin.confirmable { EXCHANGE_LIFETIME } else { NON_LIFETIME };
         if let Seen::Duplicate { reply } = self.dedup.see(now, origin.key(), now + lifetime) {
-            // A duplicate of a Non-confirmable message is silently ignored (section 4.5).
-            if !origin.confirmable {
-                return;
-            }
-            // Without a reply yet: the acknowledgement is about to come.
+            // Without one, the message was Non-confirmable, and its duplicate is ignored (section 4.5), or the
+            // acknowledgement is about to come.
             if !reply.is_empty() {
                 self.out.push(origin.from, |out| out.extend_from_slice(reply));
             }
@@ -232,7 +230,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             Err(reason) => return self.unreadable(now, &origin, reason),
         };
         let call = Call { origin, request, block1: None };
-        let Some(block) = request.block1.filter(|_| request.code != Code::GET) else {
+        let Some(block) = request.block1 else {
             if request.payload.len() > self.limits.max_payload_bytes {
                 return self.fail(now, &call, &Failure::too_large(self.limits.max_payload_bytes));
             }

@@ -217,7 +217,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if !confirmable && !spans && observation.queued == 0 && !observation.is_held(now) {
             let reply = Reply { gap: std::mem::take(&mut observation.gap), payload, ..reply };
             let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-            let message_id = endpoint.message_id();
+            let message_id = endpoint.message_id(now);
             endpoint.sent(message_id, id);
             let datagram =
                 self.out.push(from, |out| reply.encode(out, Type::NonConfirmable, message_id, token));
@@ -268,7 +268,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             let (from, token) = (observation.from, observation.token);
             let failure = Failure::new(Code::SERVICE_UNAVAILABLE, "the node is draining");
             if let Some(endpoint) = self.endpoints.get_mut(&from) {
-                let message_id = endpoint.message_id();
+                let message_id = endpoint.message_id(now);
                 self.out
                     .push(from, |out| failure.reply().encode(out, Type::NonConfirmable, message_id, token));
             }
@@ -290,7 +290,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
             endpoint.observations.retain(|other| *other != id);
             // Nobody waits for its acknowledgement any more.
             let in_flight = endpoint.in_flight.take_if(|message| message.observation == Some(id));
-            let (waiting, bytes) = endpoint.drop_notifications(id);
+            let (waiting, bytes) =
+                if observation.queued > 0 { endpoint.drop_notifications(id) } else { (0, 0) };
             self.queued_bytes -= bytes;
             let messages = waiting + u64::from(in_flight.is_some());
             if messages > 0 {
