@@ -113,15 +113,20 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = connection.service.clone();
-    let sniffed = tokio::time::timeout(service.protocols.header_timeout, Sniffed::sniff(stream)).await;
-    let Some(stream) = sniffed.map_err(|_| "no request came within the time-out")?? else { return Ok(()) };
+    let mut draining = std::pin::pin!(service.node.draining());
+    let sniffing = tokio::time::timeout(service.protocols.header_timeout, Sniffed::sniff(stream));
+    let sniffed = tokio::select! {
+        biased;
+        sniffed = sniffing => sniffed.map_err(|_| "no request came within the time-out")??,
+        () = &mut draining => return Ok(()),
+    };
+    let Some(stream) = sniffed else { return Ok(()) };
     let is_http2 = stream.is_http2();
     let io = TokioIo::new(stream);
     let answer = service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
     });
-    let draining = std::pin::pin!(service.node.draining());
     let patience = service.limits.drain_timeout;
     if is_http2 {
         let mut served = std::pin::pin!(service.protocols.http2.serve_connection(io, answer));

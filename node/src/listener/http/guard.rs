@@ -251,6 +251,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 mod tests {
     use super::*;
     use hyper::Request;
+    use proptest::prelude::*;
 
     const LOOPBACK: &str = "127.0.0.1:8080";
 
@@ -419,6 +420,16 @@ mod tests {
             ["app.example", "https://", "https://a/b", "https://a b", "null", "://a", "https://u@a", "*"]
         {
             assert_eq!(AllowedOrigins::parse(&[text]), Err(InvalidOrigin(text.into())), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_stranger_s_host_is_taken_for_loopback(host in "[a-z0-9.:@\\[\\]%-]{0,30}") {
+            if check(LOOPBACK, &[], &[("host", &host)]).is_ok() {
+                let name = host.split(':').next().unwrap_or_default();
+                prop_assert!(name == "localhost" || name.starts_with("127.") || host.starts_with('['), "{}", host);
+            }
         }
     }
 }

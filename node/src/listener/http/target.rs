@@ -213,6 +213,7 @@ fn percent_decode(text: &str) -> Decoded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use waymeet_core::SubjectError;
 
     fn publish(path: &str) -> Result<String, TargetError> {
@@ -297,6 +298,23 @@ mod tests {
         assert_eq!(Target::parse("/healthz", Some("x")), Ok(Target::Page(Page::Health)));
         for path in ["/healthz/", "/pubs/a", "/console", "/../peers", "*", "//"] {
             assert_eq!(Target::parse(path, None), Err(TargetError::Unknown), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_target_makes_the_parser_panic(path in "/(pub|req|sub)?/?[%/a-f0-9.*>é ]*", query in "[%&=+a-z0-9>*.]*") {
+            let parsed = Target::parse(&path, Some(&query));
+            // Whatever is published to is a subject, however it was written.
+            if let Ok(Target::Publish(subject)) = parsed {
+                prop_assert!(Subject::new(subject.as_subject().as_str()).is_ok());
+            }
+        }
+
+        #[test]
+        fn what_is_encoded_decodes_to_itself(text in "[^\\p{C}]{1,20}") {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            prop_assert_eq!(percent_decode(&encoded).unwrap(), text);
         }
     }
 }
