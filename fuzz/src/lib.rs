@@ -5,9 +5,11 @@
 //! panics when something does not hold.
 
 mod coap;
+mod nats;
 mod subject;
 
 pub use coap::{coap_codec, coap_session};
+pub use nats::{nats_parser, nats_session};
 pub use subject::subject;
 
 /// A target's name, which is also that of its folder in `seeds`, and its function.
@@ -15,5 +17,10 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
 /// a folder in `seeds`.
-pub const TARGETS: &[Target] =
-    &[("coap_codec", coap_codec), ("coap_session", coap_session), ("subject", subject)];
+pub const TARGETS: &[Target] = &[
+    ("coap_codec", coap_codec),
+    ("coap_session", coap_session),
+    ("nats_parser", nats_parser),
+    ("nats_session", nats_session),
+    ("subject", subject),
+];

@@ -183,6 +183,14 @@ impl NodeHandle {
         self.shared.addresses.lock().clone()
     }
 
+    /// Whether the stream listeners have as many connections together as `limits.max_connections` allows.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let streams = [Listener::Nats, Listener::WebSocket, Listener::Http];
+        let connections: u64 = streams.iter().map(|listener| self.shared.metrics.sessions(*listener)).sum();
+        connections >= self.shared.config.limits.max_connections as u64
+    }
+
     /// Whether the node serves: all listeners are bound, and it does not drain.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
 use crate::listener::{self, coap, http, nats};
@@ -39,6 +39,9 @@ pub enum StartError {
     /// An `[[http.upstream]]` cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The configuration contradicts itself or is not safe.
+    #[error(transparent)]
+    Config(ConfigError),
     /// The operating system gives no threads or pollers.
     #[error("cannot start the worker threads: {0}")]
     Workers(#[source] io::Error),
@@ -109,10 +112,14 @@ impl NodeBuilder {
     /// # Errors
     /// When an address cannot be bound or the system gives no threads. Nothing runs then.
     pub async fn start(self) -> Result<Node, StartError> {
+        let problems = self.config.validate();
+        if !problems.is_empty() {
+            return Err(StartError::Config(ConfigError { problems }));
+        }
         let config = Arc::new(self.config);
         let info = NodeInfo {
             id: node_id(),
-            name: config.node.name.clone().unwrap_or_else(|| "waymeet".to_owned()),
+            name: config.node.name_or_host(),
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
         };

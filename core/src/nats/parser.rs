@@ -128,10 +128,12 @@ fn parse_any(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let after_line = line_end + 1;
     let (word, arguments) = split_word(line);
+    // In this order, because a line that is still growing is found out for its word first.
+    let word = Word::read(word).ok_or(ParseError::UnknownOperation)?;
     if arguments.len() > limits.max_control_line_bytes {
         return Err(ParseError::ControlLineTooLong);
     }
-    let operation = match Word::read(word).ok_or(ParseError::UnknownOperation)? {
+    let operation = match word {
         Word::Pub => return parse_pub(input, after_line, split_arguments(arguments)?, limits),
         Word::Hpub => return parse_hpub(input, after_line, split_arguments(arguments)?, limits),
         Word::Sub => parse_sub(arguments)?,
@@ -182,9 +184,10 @@ impl Word {
 /// Whether a line that has not ended yet can still become an operation. Without this a peer that speaks
 /// another protocol would wait for an answer for ever.
 fn check_beginning(input: &[u8]) -> Result<(), ParseError> {
-    let word_len = input.iter().position(|&b| is_space(b) || b == b'\r').unwrap_or(input.len());
-    let beginning = &input[..word_len];
-    let whole = word_len < input.len();
+    // A CR at the end may be half of the line's end.
+    let line = input.strip_suffix(b"\r").unwrap_or(input);
+    let beginning = split_word(line).0;
+    let whole = beginning.len() < input.len();
     let possible = WORDS.iter().any(|(text, _)| {
         text.len() >= beginning.len()
             && text[..beginning.len()].eq_ignore_ascii_case(beginning)
@@ -224,7 +227,7 @@ fn scan_line<const N: usize>(
 ) -> Option<(Arguments<'_, N>, usize)> {
     let mut arguments: [&[u8]; N] = [&[]; N];
     let (mut count, mut from) = (0, start);
-    let window = &input[..input.len().min(start + limits.max_control_line_bytes + 2)];
+    let window = &input[..input.len().min(start + limits.max_control_line_bytes + 1)];
     for (at, &byte) in window.iter().enumerate().skip(start) {
         if byte > b' ' {
             continue;

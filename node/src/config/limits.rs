@@ -49,7 +49,8 @@ pub struct Limits {
     /// The longest that an HTTP or CoAP request may ask to wait. Default 5 m.
     #[serde(with = "duration")]
     pub max_request_timeout: Duration,
-    /// Subjects of which one session remembers the receivers. Default 4,096.
+    /// Subjects of which one worker thread remembers the receivers. Default 16,384, which is more than the
+    /// subjects that most systems have in use at once and takes some 5 MB when it is full.
     pub match_cache_entries: usize,
     /// `[limits.http]`.
     pub http: HttpLimits,
@@ -74,7 +75,7 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
             max_request_timeout: Duration::from_secs(300),
-            match_cache_entries: 4_096,
+            match_cache_entries: 16_384,
             http: HttpLimits::default(),
             coap: CoapLimits::default(),
         }

@@ -79,7 +79,7 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
 pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, peer: SocketAddr) {
     let result = match TcpStream::from_std(stream).and_then(|stream| Ok((stream.local_addr()?, stream))) {
         Ok((local, stream)) => {
-            if is_full(&service) {
+            if service.node.is_full() {
                 return refuse(stream, peer).await;
             }
             let _session = service.node.metrics().session(Listener::Http);
@@ -90,13 +90,6 @@ pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, pe
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "an HTTP connection broke off");
     }
-}
-
-/// Whether the stream listeners have as many connections together as they may have.
-fn is_full(service: &Service) -> bool {
-    let sessions = |listener| service.node.metrics().sessions(listener);
-    let connections = sessions(Listener::Nats) + sessions(Listener::WebSocket) + sessions(Listener::Http);
-    connections >= service.limits.max_connections as u64
 }
 
 async fn refuse(mut stream: TcpStream, peer: SocketAddr) {

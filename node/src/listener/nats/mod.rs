@@ -17,7 +17,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::handle::NodeHandle;
-use crate::metrics::Listener;
 use crate::worker::Workers;
 
 pub(crate) use conversation::info_line;
@@ -63,7 +62,7 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, node: &NodeHandle, workers: &W
     stream.set_nodelay(true)?;
     let node = node.clone();
     workers.next().spawn(async move {
-        if connections(&node) >= node.shared.config.limits.max_connections as u64 {
+        if node.is_full() {
             return refuse(stream, peer).await;
         }
         match TcpStream::from_std(stream) {
@@ -72,11 +71,6 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, node: &NodeHandle, workers: &W
         }
     });
     Ok(())
-}
-
-/// The connections of all stream listeners.
-fn connections(node: &NodeHandle) -> u64 {
-    node.metrics().sessions(Listener::Nats) + node.metrics().sessions(Listener::WebSocket)
 }
 
 /// Tells a client that there are too many, in nats-server's words.
