@@ -191,10 +191,10 @@ impl Client {
         }
         if message.code.is_response() {
             let token = message.token.as_bytes().to_vec();
-            if let Some(observe) = reply.uint(number::OBSERVE) {
-                if self.newest.as_ref().is_none_or(|(newest, _)| observe > *newest) {
-                    self.newest = Some((observe, reply.payload().to_vec()));
-                }
+            if let Some(observe) = reply.uint(number::OBSERVE)
+                && self.newest.as_ref().is_none_or(|(newest, _)| observe > *newest)
+            {
+                self.newest = Some((observe, reply.payload().to_vec()));
             }
             *self.answers.entry(token).or_insert(0) += 1;
         }
