@@ -5,8 +5,9 @@
 //! A terminal block is fenced with the info string `console`. A line that starts with `$ ` is a command
 //! for bash; the lines after it are what must appear in its output, in that order (`…` stands for any
 //! text in a line; a line of its own, for any lines). All commands share a folder of their own, and the
-//! debug build of `waymeet` is on their path. A command that is documented to stay (its expected lines
-//! have been printed, or it ends in `&`) stays until the end of the document; any other must exit 0.
+//! debug build of `waymeet` is on their path. A command that ends in `&`, or that falls silent without
+//! ending, goes on beside the next ones, as in a second terminal; its lines must be there at the end of
+//! the document. Any other must exit 0.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
@@ -87,10 +88,12 @@ fn carry_out(step: &Step, folder: &Path) -> Result<Option<Session>> {
         return Ok(Some(session));
     }
     if !step.expected.is_empty() {
-        session.until(&step.expected, COMMAND_LIMIT)?;
+        session.read_until(|lines| !lines.is_empty(), COMMAND_LIMIT);
+        session.read_until(|lines| missing(&step.expected, lines).is_none(), SILENCE);
         return match session.child.try_wait()? {
+            // It may wait for what a later command sends; its lines are looked for again at the end.
             None => Ok(Some(session)),
-            Some(status) if status.success() => Ok(None),
+            Some(status) if status.success() => session.until(&step.expected, SILENCE).map(|()| None),
             Some(status) => bail!("ended with {status}, having printed\n{}", session.lines.join("\n")),
         };
     }

@@ -84,7 +84,7 @@ impl Agent {
                     Some(queue) => client.queue_subscribe(subject, queue.to_owned()).await?,
                     None => client.subscribe(subject).await?,
                 };
-                client.flush().await?;
+                round_trip(&client).await?;
                 let name = sid.clone();
                 let task = tokio::spawn(async move {
                     while let Some(message) = taken.next().await {
@@ -99,12 +99,22 @@ impl Agent {
                     task.abort();
                     let _ = task.await;
                 }
-                client.flush().await?;
+                round_trip(&client).await?;
             }
             other => return Err(anyhow!("unknown operation {other:?}")),
         }
         Ok(Map::new())
     }
+}
+
+/// Returns once the server has taken all that was sent: `flush` only empties the client's own buffer.
+async fn round_trip(client: &Client) -> Result<()> {
+    let inbox = client.new_inbox();
+    let mut probe = client.subscribe(inbox.clone()).await?;
+    client.publish(inbox, "".into()).await?;
+    client.flush().await?;
+    probe.next().await.context("the connection was closed")?;
+    Ok(())
 }
 
 fn text(command: &Value, name: &str) -> Result<String> {
