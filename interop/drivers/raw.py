@@ -4,6 +4,7 @@ Owns nothing but reading and writing with a limit on the wait.
 """
 
 import asyncio
+import contextlib
 
 from . import PATIENCE_S
 
@@ -36,4 +37,6 @@ class RawTcp:
 
     async def close(self):
         self._writer.close()
-        await self._writer.wait_closed()
+        # The server may have reset it already, which is as good.
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()

@@ -58,6 +58,7 @@ async def test_drain_delivers_what_was_taken(nodes):
     assert said.count(body) == count
     assert b'"ldm":true' in said
     assert await asyncio.wait_for(node.process.wait(), 10) == 0
+    await asyncio.gather(subscriber.close(), publisher.close())
 
 
 async def test_the_banner_names_every_address(nodes):
