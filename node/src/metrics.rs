@@ -29,7 +29,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Every listener, in the order of [`Listener::index`].
+    /// Every listener, in the order of their numbers.
     pub const ALL: [Self; 7] =
         [Self::Nats, Self::WebSocket, Self::Http, Self::Coap, Self::Lines, Self::Datagrams, Self::Embedded];
 
@@ -78,7 +78,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// Every reason, in the order of [`DropReason::index`].
+    /// Every reason, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::NoPermission,
         Self::PayloadTooLarge,

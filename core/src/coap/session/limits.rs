@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::resource::{DEFAULT_TIMEOUT, MAX_TIMEOUT};
 
 /// RFC 7252, section 4.8: the first retransmission comes after this time, times a random factor between
-/// 1 and [`ACK_RANDOM_FACTOR`].
+/// 1 and `ACK_RANDOM_FACTOR`.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// RFC 7252, section 4.8, in thousandths.
 pub const ACK_RANDOM_FACTOR: u32 = 1_500;

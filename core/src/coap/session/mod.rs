@@ -5,7 +5,7 @@
 //! outcomes and the time, and takes datagrams out of [`Session::outgoing`].
 //!
 //! An endpoint is an address. What an endpoint has proved about itself (RFC 9175) belongs into
-//! [`endpoint::Endpoint`], where an acknowledgement of ours arrives.
+//! `endpoint::Endpoint`, where an acknowledgement of ours arrives.
 
 mod block;
 mod dedup;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 use waymeet_core::nats::Closed;
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, slow_down};
 use crate::buffers;
 use crate::metrics::DropReason;
 use crate::outbox::WireOutbox;
@@ -54,8 +54,27 @@ pub(super) struct Inbound {
     needed: usize,
 }
 
-/// A subscriber that the client should be slowed for, if any.
-pub(super) type Pressed = Option<Arc<WireOutbox>>;
+/// What a batch leaves to be done before the next one is read.
+#[derive(Debug)]
+pub(super) enum After {
+    /// Read on; the socket is most likely empty.
+    ReadOn,
+    /// There is more to read at once. The outboxes are flushed and other connections served first.
+    Yield,
+    /// Slow down for this subscriber.
+    SlowDown(Arc<WireOutbox>),
+}
+
+impl After {
+    /// Does it.
+    pub(super) async fn settle(self) {
+        match self {
+            Self::ReadOn => {}
+            Self::Yield => tokio::task::yield_now().await,
+            Self::SlowDown(subscriber) => slow_down(&subscriber).await,
+        }
+    }
+}
 
 impl Inbound {
     /// Reads once and carries out every whole operation that is there then.
@@ -64,7 +83,7 @@ impl Inbound {
         reader: Pin<&mut R>,
         cx: &mut Context<'_>,
         conversation: &mut Conversation,
-    ) -> Poll<Result<Pressed, End>> {
+    ) -> Poll<Result<After, End>> {
         if self.needed > buffers::READ_BYTES {
             return self.poll_large(reader, cx, conversation);
         }
@@ -78,8 +97,9 @@ impl Inbound {
             if read == 0 {
                 return Poll::Ready(Err(End::Left));
             }
+            let more = space.remaining() == 0;
             buffer[..kept].copy_from_slice(&self.left_over);
-            Poll::Ready(self.carry_out(&buffer[..kept + read], conversation))
+            Poll::Ready(self.carry_out(&buffer[..kept + read], more, conversation))
         })
     }
 
@@ -88,7 +108,7 @@ impl Inbound {
         mut reader: Pin<&mut R>,
         cx: &mut Context<'_>,
         conversation: &mut Conversation,
-    ) -> Poll<Result<Pressed, End>> {
+    ) -> Poll<Result<After, End>> {
         while self.left_over.len() < self.needed {
             let missing = self.needed - self.left_over.len();
             self.left_over.reserve_exact(missing);
@@ -98,15 +118,19 @@ impl Inbound {
             }
         }
         let input = std::mem::take(&mut self.left_over);
-        Poll::Ready(self.carry_out(&input, conversation))
+        Poll::Ready(self.carry_out(&input, true, conversation))
     }
 
-    fn carry_out(&mut self, input: &[u8], conversation: &mut Conversation) -> Result<Pressed, End> {
+    fn carry_out(&mut self, input: &[u8], more: bool, conversation: &mut Conversation) -> Result<After, End> {
         let (result, pressed) = conversation.receive(input);
         let progress = result?;
         self.needed = progress.needed;
         self.keep(&input[progress.consumed..]);
-        Ok(pressed)
+        Ok(match pressed {
+            Some(subscriber) => After::SlowDown(subscriber),
+            None if more => After::Yield,
+            None => After::ReadOn,
+        })
     }
 
     fn keep(&mut self, rest: &[u8]) {

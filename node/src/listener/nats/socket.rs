@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,11 +14,11 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep_until};
 use waymeet_core::nats::{Closed, KeepAlive};
 
-use super::conversation::{Conversation, slow_down};
-use super::inbound::{End, Inbound};
+use super::conversation::Conversation;
+use super::inbound::{After, End, Inbound};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
-use crate::outbox::{Signal, WireOutbox};
+use crate::outbox::Signal;
 
 /// Runs one connection to its end.
 pub(super) async fn serve_socket(stream: TcpStream, node: NodeHandle, peer: SocketAddr) {
@@ -48,8 +47,8 @@ struct Connection {
 
 /// What woke the connection.
 enum Event {
-    /// A batch was read and carried out; slow down for this subscriber, if any.
-    Batch(Option<Arc<WireOutbox>>),
+    /// A batch was read and carried out.
+    Batch(After),
     Ping,
 }
 
@@ -60,8 +59,7 @@ impl Connection {
         loop {
             let event = poll_fn(|cx| self.poll_event(cx, timer.as_mut(), ping_at)).await;
             match event {
-                Ok(Event::Batch(None)) => {}
-                Ok(Event::Batch(Some(pressed))) => slow_down(&pressed).await,
+                Ok(Event::Batch(after)) => after.settle().await,
                 Ok(Event::Ping) => {
                     if self.conversation.keep_alive() == KeepAlive::Stale {
                         return Closed::Stale.into();

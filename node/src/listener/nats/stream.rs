@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 use waymeet_core::nats::{Closed, KeepAlive};
 
-use super::conversation::{Conversation, slow_down};
-use super::inbound::{End, Inbound, Pressed};
+use super::conversation::Conversation;
+use super::inbound::{After, End, Inbound};
 use crate::buffers;
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
@@ -60,7 +60,7 @@ struct Outbound {
 }
 
 enum Event {
-    Batch(Pressed),
+    Batch(After),
     Timer,
 }
 
@@ -70,8 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut timer = pin!(sleep_until(ping_at));
         loop {
             match poll_fn(|cx| self.poll_event(cx, timer.as_mut(), ping_at)).await {
-                Ok(Event::Batch(None)) => {}
-                Ok(Event::Batch(Some(pressed))) => slow_down(&pressed).await,
+                Ok(Event::Batch(after)) => after.settle().await,
                 Ok(Event::Timer) => {
                     if self.outbound.is_stuck() {
                         return End::WriteDeadline;
