@@ -43,7 +43,9 @@ impl Exchange {
         // Within the lock: a plan that is made right after must not carry the old generation.
         self.generations.advance(filter);
         drop(router);
-        self.metrics.subscribed();
+        if subscription.outbox.is_clients() {
+            self.metrics.subscribed();
+        }
     }
 
     /// Ends the subscription. Doing so twice is no error.
@@ -56,7 +58,9 @@ impl Exchange {
         router.remove(key);
         self.generations.advance(subscription.filter.as_filter());
         drop(router);
-        self.metrics.unsubscribed();
+        if subscription.outbox.is_clients() {
+            self.metrics.unsubscribed();
+        }
     }
 
     /// Makes plans that hold the subscription stale, because something that they depend on has changed.

@@ -30,6 +30,11 @@ pub(crate) enum Outbox {
 }
 
 impl Outbox {
+    /// Whether it belongs to somebody who subscribed, and not to the node itself.
+    pub(crate) fn is_clients(&self) -> bool {
+        !matches!(self, Self::Replies(_))
+    }
+
     pub(crate) fn listener(&self) -> Listener {
         match self {
             Self::Wire(wire) => wire.listener(),
