@@ -256,8 +256,8 @@ enum Wildcards {
     Some,
 }
 
-/// The one pass over a text that decides everything about it. Subjects are checked on the hot path, so
-/// ASCII is looked at byte by byte, and characters are decoded only where there are others.
+/// Decides everything about a text. Subjects are checked on the hot path, so ASCII is looked at byte by
+/// byte, and characters are decoded in a second pass only where there are others.
 fn check(text: &str) -> Result<Wildcards, SubjectError> {
     let bytes = text.as_bytes();
     if bytes.is_empty() {
@@ -267,19 +267,21 @@ fn check(text: &str) -> Result<Wildcards, SubjectError> {
         return Err(SubjectError::TooLong);
     }
     let mut tokens = Tokens { start: 0, count: 0, wildcards: Wildcards::None, rest_seen: false };
+    let mut ascii = true;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'.' => tokens.end(bytes, at)?,
             0..=b' ' | 0x7f => return Err(SubjectError::ForbiddenCharacter),
-            0x80..
-                // Unicode has white space and controls too.
-                if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
-                    return Err(SubjectError::ForbiddenCharacter);
-                }
+            0x80.. => ascii = false,
             _ => {}
         }
     }
     tokens.end(bytes, bytes.len())?;
+    // Unicode has white space and controls too. They are looked for once, not at each byte, so that a
+    // long text costs no more than its length.
+    if !ascii && text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(SubjectError::ForbiddenCharacter);
+    }
     Ok(tokens.wildcards)
 }
 
@@ -335,6 +337,8 @@ mod tests {
             ("a\u{0}b", SubjectError::ForbiddenCharacter),
             ("a\u{7f}", SubjectError::ForbiddenCharacter),
             ("a\u{a0}b", SubjectError::ForbiddenCharacter),
+            ("ä.b\u{2003}c", SubjectError::ForbiddenCharacter),
+            ("ä..b", SubjectError::EmptyToken),
             ("a.*", SubjectError::Wildcard),
             (">", SubjectError::Wildcard),
         ];

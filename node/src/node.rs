@@ -37,7 +37,7 @@ pub enum StartError {
         advice: String,
     },
     /// An `[[http.upstream]]` cannot be used.
-    #[error(transparent)]
+    #[error("http.upstream: {0}")]
     Upstream(#[from] UpstreamError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]

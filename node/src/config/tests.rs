@@ -258,10 +258,12 @@ fn texts_with_a_grammar_are_checked() {
     let upstream =
         |subject: &str, url: &str| format!("[[http.upstream]]\nsubject = '{subject}'\nurl = '{url}'");
     assert!(errors(&upstream("a..b", "http://h/")).contains(":2: http.upstream[0].subject: "));
-    for url in ["h:80", "ftp://h/", "http:///path", "http://h/a b"] {
+    for url in ["h:80", "ftp://h/", "http:///path", "http://h/a b", "https://h/", "http://h/?a=b"] {
         assert!(errors(&upstream("a", url)).contains(":3: http.upstream[0].url: expected a URL"), "{url}");
     }
-    for origin in ["example.com", "https://a.example/", "https://", "*", "https://*.example"] {
+    for origin in
+        ["example.com", "https://a.example/", "https://", "*", "https://*.example", "http://h:99999"]
+    {
         let errors = errors(&format!("listeners.http.allowed_origins = ['{origin}']"));
         assert!(
             errors.contains("listeners.http.allowed_origins[0]: expected an origin"),

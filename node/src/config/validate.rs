@@ -9,7 +9,9 @@ use waymeet_core::{Filter, Subject};
 
 use super::problem::Problem;
 use super::value::Address;
-use super::{Config, Limits, Listeners, Mesh, TlsMode};
+use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
+use crate::listener::http;
+use crate::upstream::{Upstream, UpstreamError};
 
 impl Config {
     /// Everything that is wrong with the configuration; empty when it can be used. A configuration that
@@ -129,11 +131,11 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     let subject = |text: &str| Subject::new(text).err().map(|error| error.to_string());
     for (index, upstream) in config.http.upstream.iter().enumerate() {
         check(format!("http.upstream[{index}].subject"), filter(&upstream.subject));
-        check(format!("http.upstream[{index}].url"), url_error(&upstream.url, &["http", "https"]));
+        check(format!("http.upstream[{index}].url"), upstream_error(upstream));
     }
     for (index, upstream) in config.coap.upstream.iter().enumerate() {
         check(format!("coap.upstream[{index}].subject"), filter(&upstream.subject));
-        check(format!("coap.upstream[{index}].url"), url_error(&upstream.url, &["coap"]));
+        check(format!("coap.upstream[{index}].url"), coap_url_error(&upstream.url));
     }
     for (index, lines) in config.listeners.lines.iter().enumerate() {
         check(format!("listeners.lines[{index}].subject"), subject(&lines.subject));
@@ -157,21 +159,27 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-fn url_error(url: &str, schemes: &[&str]) -> Option<String> {
-    let host = url.split_once("://").filter(|(scheme, _)| schemes.contains(scheme));
-    let host = host.and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+/// What the part that calls the service has against the URL. A subject that is no filter is named by its
+/// own key.
+fn upstream_error(upstream: &HttpUpstream) -> Option<String> {
+    let error = Upstream::new(upstream).err()?;
+    (!matches!(error, UpstreamError::Subject(_))).then(|| error.to_string())
+}
+
+fn coap_url_error(url: &str) -> Option<String> {
+    let host = url.strip_prefix("coap://").and_then(|rest| rest.split(['/', '?', '#']).next());
     if host.is_some_and(|host| !host.is_empty())
         && !url.contains(|c: char| c.is_whitespace() || c.is_control())
     {
         return None;
     }
-    Some(format!("expected a URL such as {}://127.0.0.1:5000/path/", schemes[0]))
+    Some("expected a URL such as coap://127.0.0.1:5683/path/".to_owned())
 }
 
 /// RFC 6454, section 6.2: scheme, host and port, and nothing behind them.
 fn origin_error(origin: &str) -> Option<String> {
     let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    if host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])) {
+    if host.is_some_and(|host| !host.contains('*') && http::is_origin(origin)) {
         return None;
     }
     Some("expected an origin such as https://dashboard.example, without a path".to_owned())

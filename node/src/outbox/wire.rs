@@ -48,7 +48,8 @@ const PROGRESS_WINDOW: Duration = Duration::from_millis(20);
 /// What the connection's task must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// The socket takes no more: wait until it is writable, then flush. The time is since when.
+    /// The socket takes no more: wait until it is writable, then flush. The time is since when. A connection
+    /// that writes itself has said so and knows it.
     Blocked(Instant),
     /// There are bytes to take (outboxes without a socket of their own).
     Pending,
@@ -316,6 +317,20 @@ impl WireOutbox {
         self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
     }
 
+    /// Says that the stream takes no more, for an outbox whose connection writes itself. Until it does
+    /// again, nobody waits for the reader or wakes the connection.
+    pub(crate) fn stalled(&self) {
+        self.state.lock().blocked.get_or_insert_with(Instant::now);
+    }
+
+    /// Says that the stream takes bytes again after [`WireOutbox::stalled`]. The connection goes on to take
+    /// what has come meanwhile.
+    pub(crate) fn progressed(&self) {
+        let mut state = self.state.lock();
+        state.blocked = None;
+        state.last_progress = Some(Instant::now());
+    }
+
     /// Ends the outbox: what waits is dropped and counted under `reason`, and the socket is let go.
     pub(crate) fn close(&self, reason: DropReason) {
         self.close_locked(&mut self.state.lock(), reason);
@@ -461,3 +476,6 @@ fn write(socket: &OwnedWriteHalf, segments: &mut Segments) -> (io::Result<()>, F
     }
     (Ok(()), finished, total)
 }
+
+#[cfg(test)]
+mod tests;

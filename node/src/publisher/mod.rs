@@ -275,6 +275,11 @@ impl Publisher {
         }
         let admission = subscription.admit();
         if admission == Admission::No {
+            if subscription.is_limited() {
+                // Its limit came while a block was on its way to it and has been passed by that block. The
+                // block was not the message that would have ended it.
+                self.exchange.unsubscribe(subscription);
+            }
             return false;
         }
         self.counts.deliveries += 1;
@@ -367,3 +372,6 @@ fn is_own_echo(origin: Origin, subscription: &Subscription) -> bool {
         Outbox::Mailbox(_) | Outbox::Replies(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,13 @@ impl Plan {
             groups: matches.groups.into_iter().map(group).collect(),
         }
     }
+
+    /// How many subscriptions the plan names.
+    pub(super) fn receivers(&self) -> usize {
+        let wires: usize = self.classes.iter().map(|class| class.members.len()).sum();
+        let members: usize = self.groups.iter().map(|group| group.len()).sum();
+        wires + self.limited.len() + self.readers.len() + members
+    }
 }
 
 /// The subjects that the node speaks on and clients do not (design, section 9).

@@ -29,13 +29,13 @@ const METHODS: [Method; 7] =
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// The subject is no filter.
-    #[error("http.upstream.subject: {0}")]
+    #[error("{0}")]
     Subject(#[from] SubjectError),
     /// The URL is malformed.
-    #[error("http.upstream.url: {0}")]
+    #[error("expected a URL such as http://127.0.0.1:5000/path/: {0}")]
     Url(#[from] InvalidUri),
     /// The URL is one, but not of a service that can be called.
-    #[error("http.upstream.url: expected http://host:port/path without a query; https is not built yet")]
+    #[error("expected a URL such as http://127.0.0.1:5000/path/, without a query; https is not built yet")]
     Unsupported,
 }
 

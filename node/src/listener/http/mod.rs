@@ -40,6 +40,11 @@ use guard::AllowedOrigins;
 use problem::Problem;
 use target::Target;
 
+/// Whether a text can stand in `listeners.http.allowed_origins`.
+pub(crate) fn is_origin(text: &str) -> bool {
+    AllowedOrigins::parse(&[text]).is_ok()
+}
+
 /// How long the listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Every method that some resource has, for `OPTIONS *`.

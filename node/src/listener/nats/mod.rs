@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use waymeet_core::nats::encode;
 
 use crate::handle::NodeHandle;
 use crate::worker::Workers;
@@ -63,7 +64,7 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, node: &NodeHandle, workers: &W
     let node = node.clone();
     workers.next().spawn(async move {
         if node.is_full() {
-            return refuse(stream, peer).await;
+            return refuse(stream, &node, peer).await;
         }
         match TcpStream::from_std(stream) {
             Ok(stream) => socket::serve_socket(stream, node, peer).await,
@@ -73,12 +74,15 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, node: &NodeHandle, workers: &W
     Ok(())
 }
 
-/// Tells a client that there are too many, in nats-server's words.
-async fn refuse(stream: std::net::TcpStream, peer: SocketAddr) {
+/// Tells a client that there are too many, in nats-server's words. INFO comes first, as there: clients take
+/// nothing else for the beginning of a conversation and would not see the reason.
+async fn refuse(stream: std::net::TcpStream, node: &NodeHandle, peer: SocketAddr) {
     use tokio::io::AsyncWriteExt as _;
     tracing::warn!(%peer, "limits.max_connections is reached");
-    if let Ok(mut stream) = TcpStream::from_std(stream) {
-        // A client that is gone already need not be told.
-        let _ = stream.write_all(b"-ERR 'maximum connections exceeded'\r\n").await;
-    }
+    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    let Ok(local) = stream.local_addr() else { return };
+    let mut words = info_line(node, node.shared.next_session(), peer, local, false);
+    encode::error(&mut words, "maximum connections exceeded");
+    // A client that is gone already need not be told.
+    let _ = stream.write_all(&words).await;
 }

@@ -164,11 +164,14 @@ impl Outbound {
                 Poll::Ready(Ok(written)) => {
                     self.written += written;
                     self.unflushed = true;
-                    self.stuck_since = None;
+                    if self.stuck_since.take().is_some() {
+                        conversation.outbox().progressed();
+                    }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
                 Poll::Pending => {
                     self.stuck_since.get_or_insert_with(Instant::now);
+                    conversation.outbox().stalled();
                     return Poll::Pending;
                 }
             }
