@@ -3,6 +3,8 @@
 //! Owns the JSON form that SSE, NDJSON and CoAP with `Accept: 50` share. It must not frame it: the
 //! `data:` prefix or the line end are the listeners'.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -46,8 +48,11 @@ struct Grouped<'a>(Headers<'a>);
 impl Serialize for Grouped<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        // A block may hold a hundred thousand names, so that they are not looked for one by one.
+        let mut places = BTreeMap::new();
         for (name, value) in self.0.iter() {
-            match groups.iter_mut().find(|(n, _)| *n == name) {
+            let place = *places.entry(name).or_insert(groups.len());
+            match groups.get_mut(place) {
                 Some((_, values)) => values.push(value),
                 None => groups.push((name, vec![value])),
             }
@@ -78,5 +83,17 @@ mod tests {
             text(&message),
             r#"{"subject":"a.b","payload":"","reply":"_INBOX.x","headers":{"A":["1","2"],"B":["x"]}}"#
         );
+    }
+
+    #[test]
+    fn as_many_headers_as_fit_are_grouped_at_once() {
+        let count = 100_000;
+        let lines: String = (0..count).map(|n| format!("{n}:\r\n")).collect();
+        let block = format!("NATS/1.0\r\n{lines}7: again\r\n\r\n");
+        let mut message = Message::new(Subject::new("a").unwrap(), b"");
+        message.headers = Headers::from_block(block.as_bytes());
+        let value: serde_json::Value = serde_json::from_slice(&encode(&message)).unwrap();
+        assert_eq!(value["headers"].as_object().unwrap().len(), count);
+        assert_eq!(value["headers"]["7"], serde_json::json!(["", "again"]));
     }
 }
