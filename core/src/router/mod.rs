@@ -12,6 +12,7 @@ mod generation;
 
 pub use generation::{Generation, Generations};
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -76,7 +77,8 @@ struct Node {
 #[derive(Default)]
 struct Members {
     plain: Vec<u32>,
-    groups: Vec<(Box<str>, Vec<u32>)>,
+    /// By name. A tree, because clients choose the names and how many there are.
+    groups: BTreeMap<Box<str>, Vec<u32>>,
 }
 
 struct Entry<T> {
@@ -120,7 +122,8 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         self.nodes.len()
     }
 
-    /// Adds a subscription; with a queue name it joins that queue group. O(tokens).
+    /// Adds a subscription; with a queue name it joins that queue group. O(tokens), and the logarithm of
+    /// the number of groups on the filter.
     pub fn insert(&mut self, filter: Filter<'_>, queue: Option<&str>, target: T) -> SubscriptionKey {
         let mut node = ROOT;
         for token in filter.tokens() {
@@ -135,7 +138,7 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         SubscriptionKey(key)
     }
 
-    /// Removes a subscription and every part of the trie that only it needed. O(tokens).
+    /// Removes a subscription and every part of the trie that only it needed. As cheap as to add it.
     pub fn remove(&mut self, key: SubscriptionKey) -> Option<T> {
         let entry = self.subscriptions.remove(key.0)?;
         let node = &mut self.nodes[entry.node];
@@ -147,7 +150,9 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
             self.subscriptions[moved].position = entry.position;
         }
         if list.is_empty() {
-            members.groups.retain(|(_, list)| !list.is_empty());
+            if let Some(queue) = &entry.queue {
+                members.groups.remove(queue);
+            }
             if members.plain.is_empty() && members.groups.is_empty() {
                 node.members = None;
                 self.prune(entry.node);
@@ -160,7 +165,7 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
     #[must_use]
     pub fn matches(&self, subject: Subject<'_>) -> Matches<T> {
         let mut found =
-            Found { matches: Matches { plain: Vec::new(), groups: Vec::new() }, names: Vec::new() };
+            Found { matches: Matches { plain: Vec::new(), groups: Vec::new() }, places: BTreeMap::new() };
         // All nodes that the tokens so far lead to. Each token is hashed once for all of them.
         let mut here = vec![ROOT];
         let mut next = Vec::new();
@@ -193,12 +198,11 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         let targets = |list: &'a [u32]| list.iter().map(|&key| self.subscriptions[key].target.clone());
         found.matches.plain.extend(targets(&members.plain));
         for (name, list) in &members.groups {
-            match found.names.iter().position(|known| *known == &**name) {
-                Some(at) => found.matches.groups[at].extend(targets(list)),
-                None => {
-                    found.names.push(name);
-                    found.matches.groups.push(targets(list).collect());
-                }
+            let groups = &mut found.matches.groups;
+            let place = *found.places.entry(name).or_insert(groups.len());
+            match groups.get_mut(place) {
+                Some(group) => group.extend(targets(list)),
+                None => groups.push(targets(list).collect()),
             }
         }
     }
@@ -266,7 +270,8 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
 /// Groups are merged by name while matching; the names are not part of the answer.
 struct Found<'a, T> {
     matches: Matches<T>,
-    names: Vec<&'a str>,
+    /// Where each name's group stands in the answer.
+    places: BTreeMap<&'a str, usize>,
 }
 
 impl Node {
@@ -282,11 +287,11 @@ impl Node {
 impl Members {
     fn list_mut(&mut self, queue: Option<&str>) -> &mut Vec<u32> {
         let Some(queue) = queue else { return &mut self.plain };
-        let at = self.groups.iter().position(|(name, _)| **name == *queue).unwrap_or_else(|| {
-            self.groups.push((queue.into(), Vec::new()));
-            self.groups.len() - 1
-        });
-        &mut self.groups[at].1
+        // Looked for twice, because the map's entry would take a copy of the name each time.
+        if !self.groups.contains_key(queue) {
+            self.groups.insert(queue.into(), Vec::new());
+        }
+        self.groups.get_mut(queue).expect("it was just put there")
     }
 }
 

@@ -102,3 +102,19 @@ fn queue_members_of_different_filters_are_one_group() {
     groups.sort_unstable();
     assert_eq!(groups, [vec![1, 2], vec![3]]);
 }
+
+#[test]
+fn as_many_groups_as_clients_name_cost_no_search() {
+    let mut router = Router::default();
+    let filters = ["a.b", "a.*"].map(|text| Filter::new(text).unwrap());
+    let count = 50_000_usize;
+    let keys: Vec<_> =
+        (0..2 * count).map(|n| router.insert(filters[n % 2], Some(&(n / 2).to_string()), n)).collect();
+    let matches = router.matches(Subject::new("a.b").unwrap());
+    assert_eq!(matches.groups.len(), count);
+    assert!(matches.groups.iter().all(|group| group.len() == 2), "one group for both filters");
+    for key in keys {
+        router.remove(key).unwrap();
+    }
+    assert_eq!((router.len(), router.node_count()), (0, 1));
+}
