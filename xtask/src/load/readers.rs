@@ -86,7 +86,7 @@ impl Heard {
             payload.get(..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
         let number = number.context("a payload is not as it was sent")?;
         if number != self.next {
-            bail!("message {number} came where {} was expected", self.next);
+            bail!("message {number} came where {} was expected, after {self:?}", self.next);
         }
         self.next += 1;
         self.messages += 1;
