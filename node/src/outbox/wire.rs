@@ -165,11 +165,23 @@ impl WireOutbox {
         self.protocol
     }
 
-    /// Queues one message behind its prefix.
-    pub(crate) fn offer(&self, prefix: &[u8], message: &Message<'_>) -> Offered {
+    /// Queues one message behind its prefix, if `wanted` says so.
+    ///
+    /// Here and below `wanted` is asked under the outbox's lock. So a subscription that has ended gets
+    /// nothing behind what its session says afterwards: the PONG that follows an UNSUB is queued under the
+    /// same lock.
+    pub(crate) fn offer(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        prefix: &[u8],
+        message: &Message<'_>,
+    ) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         if !self.admits(&mut state, message.size(), 1) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         let headers = state.headers;
         let tail = state.tail_mut();
@@ -178,14 +190,17 @@ impl WireOutbox {
         let added = tail.len() - before;
         state.bytes += added;
         state.tail_messages += 1;
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
-    /// Queues a block that holds several messages.
-    pub(crate) fn offer_block(&self, block: &Block) -> Offered {
+    /// Queues a block that holds several messages, if `wanted` says so.
+    pub(crate) fn offer_block(&self, wanted: impl FnOnce() -> bool, block: &Block) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         if !self.admits(&mut state, block.bytes.len(), block.messages) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         if block.bytes.len() <= COPY_LIMIT_BYTES {
             state.tail_mut().extend_from_slice(&block.bytes);
@@ -195,15 +210,24 @@ impl WireOutbox {
             state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
         }
         state.bytes += block.bytes.len();
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
-    /// Queues a block that nobody else receives: its memory is taken over where that saves a copy.
-    pub(crate) fn offer_own(&self, bytes: Vec<u8>, messages: u64) -> Offered {
+    /// Queues a block that nobody else receives, if `wanted` says so: its memory is taken over where that
+    /// saves a copy.
+    pub(crate) fn offer_own(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        bytes: Vec<u8>,
+        messages: u64,
+    ) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         let len = bytes.len();
         if !self.admits(&mut state, len, messages) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         if state.tail.is_empty() {
             let unused = std::mem::replace(&mut state.tail, bytes);
@@ -219,7 +243,7 @@ impl WireOutbox {
         }
         state.tail_messages += messages;
         state.bytes += len;
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
     /// Queues the session's own words, which are no messages. Returns whether the caller must put the

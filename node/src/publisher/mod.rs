@@ -204,13 +204,13 @@ impl Publisher {
     fn deliver_directly(&mut self, origin: Origin, class: &Class, message: &Message<'_>) {
         let member = &class.members[0];
         let Outbox::Wire(wire) = &member.outbox else { return };
-        if wire.is_own_echo(origin.session) || !member.is_active() {
+        if wire.is_own_echo(origin.session) {
             return;
         }
-        member.admit_block(1);
-        self.counts.deliveries += 1;
-        let offered = wire.offer(&class.prefix, message);
-        self.note(wire, offered, 1);
+        if let Some(offered) = wire.offer(|| member.admit_block(1), &class.prefix, message) {
+            self.counts.deliveries += 1;
+            self.note(wire, offered, 1);
+        }
     }
 
     fn encode_classes(&mut self, classes: &[Class], message: &Message<'_>) {
@@ -232,12 +232,14 @@ impl Publisher {
         for (index, class) in run.cached.plan.classes.iter().enumerate() {
             let bytes = std::mem::take(&mut self.blocks[index]);
             if let [member] = &*class.members {
-                self.offer_block(run, member, |wire| wire.offer_own(bytes, run.encoded));
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.encoded));
                 continue;
             }
             let block = Block { bytes: Arc::new(bytes), messages: run.encoded };
             for member in &class.members {
-                self.offer_block(run, member, |wire| wire.offer_block(&block));
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
             }
             if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
                 buffers::give_back(buffer);
@@ -245,19 +247,21 @@ impl Publisher {
         }
     }
 
-    fn offer_block(&mut self, run: &Run, member: &Subscription, offer: impl FnOnce(&WireOutbox) -> Offered) {
+    fn offer_block(
+        &mut self,
+        run: &Run,
+        member: &Subscription,
+        offer: impl FnOnce(&WireOutbox) -> Option<Offered>,
+    ) {
         let Outbox::Wire(wire) = &member.outbox else { return };
         if wire.is_own_echo(run.origin.session) {
             return;
         }
         self.counts.deliveries += run.encoded;
-        if member.is_active() {
-            member.admit_block(run.encoded);
-            let offered = offer(wire);
-            self.note(wire, offered, run.encoded);
-        } else {
+        match offer(wire) {
+            Some(offered) => self.note(wire, offered, run.encoded),
             // The subscription ended after the run began; the messages came too late for it.
-            self.lost(member, run.encoded);
+            None => self.lost(member, run.encoded),
         }
     }
 
@@ -273,17 +277,18 @@ impl Publisher {
         if is_own_echo(origin, subscription) {
             return false;
         }
-        let admission = subscription.admit();
-        if admission == Admission::No {
-            return false;
-        }
-        self.counts.deliveries += 1;
+        let mut admission = Admission::No;
+        let mut wanted = || {
+            admission = subscription.admit();
+            admission != Admission::No
+        };
         let taken = match &subscription.outbox {
             Outbox::Wire(wire) => {
-                let offered = wire.offer(&target.prefix, message);
+                let Some(offered) = wire.offer(wanted, &target.prefix, message) else { return false };
                 self.note(wire, offered, 1);
                 offered.taken
             }
+            Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => return false,
             Outbox::Mailbox(mailbox) => {
                 let delivery = copy.get_or_insert_with(|| Arc::new(Delivery::new(message)));
                 let taken = mailbox.offer(subscription.tag, delivery);
@@ -297,6 +302,7 @@ impl Publisher {
                 taken
             }
         };
+        self.counts.deliveries += 1;
         if admission == Admission::Last {
             self.exchange.unsubscribe(subscription);
         }
