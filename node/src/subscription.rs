@@ -111,8 +111,12 @@ impl Subscription {
         }
     }
 
-    /// Counts messages that were delivered as one block.
-    pub(crate) fn admit_block(&self, messages: u64) {
-        self.received.fetch_add(messages, Ordering::AcqRel);
+    /// Counts messages that are delivered as one block; false when the subscription has ended.
+    pub(crate) fn admit_block(&self, messages: u64) -> bool {
+        let is_active = self.is_active();
+        if is_active {
+            self.received.fetch_add(messages, Ordering::AcqRel);
+        }
+        is_active
     }
 }

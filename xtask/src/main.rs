@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod fetch;
 mod fuzz;
+mod load;
 mod shell;
 mod terminal;
 mod test;
@@ -24,6 +25,8 @@ usage: cargo xtask COMMAND
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
   bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick]
                              a node and nats-server side by side; writes target/bench/results.json
+  load [--parts NAME,…] [--nats N] [--sse N]
+                             very many sessions, and subscribers that stop reading, on a node
   ci                         what a change must pass: format, lints, test, docs, licences, fuzz smoke";
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
         ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
+        ["load", rest @ ..] => load::run(&load::Options::parse(rest)?),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

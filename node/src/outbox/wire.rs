@@ -48,8 +48,7 @@ const PROGRESS_WINDOW: Duration = Duration::from_millis(20);
 /// What the connection's task must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// The socket takes no more: wait until it is writable, then flush. The time is since when. A connection
-    /// that writes itself has said so and knows it.
+    /// The socket takes no more: wait until it is writable, then flush. The time is since when.
     Blocked(Instant),
     /// There are bytes to take (outboxes without a socket of their own).
     Pending,
@@ -166,11 +165,23 @@ impl WireOutbox {
         self.protocol
     }
 
-    /// Queues one message behind its prefix.
-    pub(crate) fn offer(&self, prefix: &[u8], message: &Message<'_>) -> Offered {
+    /// Queues one message behind its prefix, if `wanted` says so.
+    ///
+    /// Here and below `wanted` is asked under the outbox's lock. So a subscription that has ended gets
+    /// nothing behind what its session says afterwards: the PONG that follows an UNSUB is queued under the
+    /// same lock.
+    pub(crate) fn offer(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        prefix: &[u8],
+        message: &Message<'_>,
+    ) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         if !self.admits(&mut state, message.size(), 1) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         let headers = state.headers;
         let tail = state.tail_mut();
@@ -179,14 +190,17 @@ impl WireOutbox {
         let added = tail.len() - before;
         state.bytes += added;
         state.tail_messages += 1;
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
-    /// Queues a block that holds several messages.
-    pub(crate) fn offer_block(&self, block: &Block) -> Offered {
+    /// Queues a block that holds several messages, if `wanted` says so.
+    pub(crate) fn offer_block(&self, wanted: impl FnOnce() -> bool, block: &Block) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         if !self.admits(&mut state, block.bytes.len(), block.messages) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         if block.bytes.len() <= COPY_LIMIT_BYTES {
             state.tail_mut().extend_from_slice(&block.bytes);
@@ -196,15 +210,24 @@ impl WireOutbox {
             state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
         }
         state.bytes += block.bytes.len();
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
-    /// Queues a block that nobody else receives: its memory is taken over where that saves a copy.
-    pub(crate) fn offer_own(&self, bytes: Vec<u8>, messages: u64) -> Offered {
+    /// Queues a block that nobody else receives, if `wanted` says so: its memory is taken over where that
+    /// saves a copy.
+    pub(crate) fn offer_own(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        bytes: Vec<u8>,
+        messages: u64,
+    ) -> Option<Offered> {
         let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
         let len = bytes.len();
         if !self.admits(&mut state, len, messages) {
-            return Offered::REFUSED;
+            return Some(Offered::REFUSED);
         }
         if state.tail.is_empty() {
             let unused = std::mem::replace(&mut state.tail, bytes);
@@ -220,7 +243,7 @@ impl WireOutbox {
         }
         state.tail_messages += messages;
         state.bytes += len;
-        self.taken(&mut state)
+        Some(self.taken(&mut state))
     }
 
     /// Queues the session's own words, which are no messages. Returns whether the caller must put the
@@ -317,20 +340,6 @@ impl WireOutbox {
         self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
     }
 
-    /// Says that the stream takes no more, for an outbox whose connection writes itself. Until it does
-    /// again, nobody waits for the reader or wakes the connection.
-    pub(crate) fn stalled(&self) {
-        self.state.lock().blocked.get_or_insert_with(Instant::now);
-    }
-
-    /// Says that the stream takes bytes again after [`WireOutbox::stalled`]. The connection goes on to take
-    /// what has come meanwhile.
-    pub(crate) fn progressed(&self) {
-        let mut state = self.state.lock();
-        state.blocked = None;
-        state.last_progress = Some(Instant::now());
-    }
-
     /// Ends the outbox: what waits is dropped and counted under `reason`, and the socket is let go.
     pub(crate) fn close(&self, reason: DropReason) {
         self.close_locked(&mut self.state.lock(), reason);
@@ -401,9 +410,11 @@ impl WireOutbox {
 
 impl State {
     fn is_pressed(&self, limit_bytes: usize) -> bool {
+        // Of a connection that writes itself only its progress tells whether it takes bytes.
+        let is_writable = self.socket.is_some() && self.blocked.is_none();
         self.bytes > limit_bytes / 4 * 3
             && self.closed.is_none()
-            && (self.blocked.is_none() || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
+            && (is_writable || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
     }
 
     fn has_bytes(&self) -> bool {

@@ -204,13 +204,13 @@ impl Publisher {
     fn deliver_directly(&mut self, origin: Origin, class: &Class, message: &Message<'_>) {
         let member = &class.members[0];
         let Outbox::Wire(wire) = &member.outbox else { return };
-        if wire.is_own_echo(origin.session) || !member.is_active() {
+        if wire.is_own_echo(origin.session) {
             return;
         }
-        member.admit_block(1);
-        self.counts.deliveries += 1;
-        let offered = wire.offer(&class.prefix, message);
-        self.note(wire, offered, 1);
+        if let Some(offered) = wire.offer(|| member.admit_block(1), &class.prefix, message) {
+            self.counts.deliveries += 1;
+            self.note(wire, offered, 1);
+        }
     }
 
     fn encode_classes(&mut self, classes: &[Class], message: &Message<'_>) {
@@ -232,12 +232,14 @@ impl Publisher {
         for (index, class) in run.cached.plan.classes.iter().enumerate() {
             let bytes = std::mem::take(&mut self.blocks[index]);
             if let [member] = &*class.members {
-                self.offer_block(run, member, |wire| wire.offer_own(bytes, run.encoded));
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.encoded));
                 continue;
             }
             let block = Block { bytes: Arc::new(bytes), messages: run.encoded };
             for member in &class.members {
-                self.offer_block(run, member, |wire| wire.offer_block(&block));
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
             }
             if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
                 buffers::give_back(buffer);
@@ -245,19 +247,21 @@ impl Publisher {
         }
     }
 
-    fn offer_block(&mut self, run: &Run, member: &Subscription, offer: impl FnOnce(&WireOutbox) -> Offered) {
+    fn offer_block(
+        &mut self,
+        run: &Run,
+        member: &Subscription,
+        offer: impl FnOnce(&WireOutbox) -> Option<Offered>,
+    ) {
         let Outbox::Wire(wire) = &member.outbox else { return };
         if wire.is_own_echo(run.origin.session) {
             return;
         }
         self.counts.deliveries += run.encoded;
-        if member.is_active() {
-            member.admit_block(run.encoded);
-            let offered = offer(wire);
-            self.note(wire, offered, run.encoded);
-        } else {
+        match offer(wire) {
+            Some(offered) => self.note(wire, offered, run.encoded),
             // The subscription ended after the run began; the messages came too late for it.
-            self.lost(member, run.encoded);
+            None => self.lost(member, run.encoded),
         }
     }
 
@@ -273,39 +277,42 @@ impl Publisher {
         if is_own_echo(origin, subscription) {
             return false;
         }
-        let admission = subscription.admit();
-        if admission == Admission::No {
-            if subscription.is_limited() {
-                // Its limit came while a block was on its way to it and has been passed by that block. The
-                // block was not the message that would have ended it.
-                self.exchange.unsubscribe(subscription);
-            }
-            return false;
-        }
-        self.counts.deliveries += 1;
-        let taken = match &subscription.outbox {
-            Outbox::Wire(wire) => {
-                let offered = wire.offer(&target.prefix, message);
-                self.note(wire, offered, 1);
-                offered.taken
-            }
-            Outbox::Mailbox(mailbox) => {
-                let delivery = copy.get_or_insert_with(|| Arc::new(Delivery::new(message)));
-                let taken = mailbox.offer(subscription.tag, delivery);
-                self.count(taken, 1);
-                taken
-            }
-            Outbox::Replies(replies) => {
-                let delivery = copy.get_or_insert_with(|| Arc::new(Delivery::new(message)));
-                let taken = replies.offer(message.subject, delivery);
-                self.count(taken, 1);
-                taken
-            }
+        let mut admission = Admission::No;
+        let wanted = || {
+            admission = subscription.admit();
+            admission != Admission::No
         };
-        if admission == Admission::Last {
+        let taken = self.hand_over(target, message, copy, wanted);
+        // A limit may have come while a block was on its way to the subscription and have been passed by that
+        // block; then no message was the last one.
+        if admission == Admission::Last || (admission == Admission::No && subscription.is_limited()) {
             self.exchange.unsubscribe(subscription);
         }
-        taken
+        self.counts.deliveries += u64::from(taken.is_some());
+        taken.unwrap_or(false)
+    }
+
+    /// Queues one message where the subscription wants it; `None` when it does not want it any more.
+    fn hand_over(
+        &mut self,
+        target: &Target,
+        message: &Message<'_>,
+        copy: &mut Option<Arc<Delivery>>,
+        mut wanted: impl FnMut() -> bool,
+    ) -> Option<bool> {
+        let mut copied = || copy.get_or_insert_with(|| Arc::new(Delivery::new(message))).clone();
+        let taken = match &target.subscription.outbox {
+            Outbox::Wire(wire) => {
+                let offered = wire.offer(&mut wanted, &target.prefix, message)?;
+                self.note(wire, offered, 1);
+                return Some(offered.taken);
+            }
+            Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => return None,
+            Outbox::Mailbox(mailbox) => mailbox.offer(target.subscription.tag, &copied()),
+            Outbox::Replies(replies) => replies.offer(message.subject, &copied()),
+        };
+        self.count(taken, 1);
+        Some(taken)
     }
 
     /// One member receives: the first that takes it, from a random one on.

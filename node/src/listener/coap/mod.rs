@@ -153,16 +153,20 @@ impl Driver {
 
     /// Notifies observers, up to a batch.
     fn deliver(&mut self, now: Instant, first: Item) {
-        let mut item = Some(first);
-        for _ in 0..BATCH {
-            match item {
-                None => return,
-                Some(Item::Gap { dropped, .. }) => self.session.missed(dropped),
-                Some(Item::Message { tag, delivery }) => {
-                    self.session.notify(now, ObservationId(tag), &*delivery, &mut self.upstream);
-                }
+        self.notify(now, first);
+        // Nothing is taken out of the mailbox that this batch does not hand on.
+        for _ in 1..BATCH {
+            let Some(item) = self.upstream.mailbox.try_recv() else { return };
+            self.notify(now, item);
+        }
+    }
+
+    fn notify(&mut self, now: Instant, item: Item) {
+        match item {
+            Item::Gap { dropped, .. } => self.session.missed(dropped),
+            Item::Message { tag, delivery } => {
+                self.session.notify(now, ObservationId(tag), &*delivery, &mut self.upstream);
             }
-            item = self.upstream.mailbox.try_recv();
         }
     }
 

@@ -164,14 +164,11 @@ impl Outbound {
                 Poll::Ready(Ok(written)) => {
                     self.written += written;
                     self.unflushed = true;
-                    if self.stuck_since.take().is_some() {
-                        conversation.outbox().progressed();
-                    }
+                    self.stuck_since = None;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
                 Poll::Pending => {
                     self.stuck_since.get_or_insert_with(Instant::now);
-                    conversation.outbox().stalled();
                     return Poll::Pending;
                 }
             }

@@ -1,0 +1,129 @@
+//! `cargo xtask load`: what a node does when there are very many sessions, or some that stop reading.
+//!
+//! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
+//! `clients`' and the parts are `crowd` and `stall`. Counts and events decide; times are printed, because
+//! a machine that does something else meanwhile may be slow without anybody's fault.
+
+mod clients;
+mod crowd;
+mod node;
+mod pairs;
+mod readers;
+mod stall;
+mod verdict;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::shell;
+use node::Running;
+use verdict::Checks;
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    parts: Vec<Part>,
+    nats_connections: usize,
+    sse_readers: usize,
+}
+
+/// One part of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Crowd,
+    Nats,
+    Sse,
+    Coap,
+}
+
+const PARTS: [(&str, Part); 4] =
+    [("crowd", Part::Crowd), ("nats", Part::Nats), ("sse", Part::Sse), ("coap", Part::Coap)];
+
+impl Options {
+    /// Reads the words after `load`.
+    pub fn parse(words: &[&str]) -> Result<Self> {
+        let parts = PARTS.iter().map(|(_, part)| *part).collect();
+        let mut options = Self { parts, nats_connections: 10_000, sse_readers: 1_000 };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            match *word {
+                "--parts" => options.parts = value()?.split(',').map(part).collect::<Result<_>>()?,
+                "--nats" => options.nats_connections = number(value()?)?,
+                "--sse" => options.sse_readers = number(value()?)?,
+                other => bail!("`{other}` is no option of load"),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn part(name: &str) -> Result<Part> {
+    let found = PARTS.iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, part)| *part)
+        .with_context(|| format!("`{name}` is no part; there are crowd, nats, sse, coap"))
+}
+
+fn number(text: &str) -> Result<usize> {
+    text.parse().ok().filter(|number| *number > 0).with_context(|| format!("`{text}` is no such number"))
+}
+
+/// Builds the node, puts it under load and prints what came of it.
+///
+/// # Errors
+/// When something that was sent neither arrived nor was counted as lost, or when a part cannot run.
+pub fn run(options: &Options) -> Result<()> {
+    raise_file_limit();
+    shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
+    let mut checks = Checks::default();
+    for part in &options.parts {
+        // Each part has a node of its own, so that its ledger is the part's.
+        let node = Running::start(&program(), &folder())?;
+        match part {
+            Part::Crowd => crowd::run(&node, options.nats_connections, options.sse_readers, &mut checks),
+            Part::Nats => stall::nats(&node, &mut checks),
+            Part::Sse => stall::sse(&node, &mut checks),
+            Part::Coap => stall::coap(&node, &mut checks),
+        }?;
+    }
+    checks.conclude()
+}
+
+fn program() -> PathBuf {
+    shell::target().join("release").join("waymeet")
+}
+
+fn folder() -> PathBuf {
+    shell::target().join("load")
+}
+
+/// Lets this process and the nodes that it starts open as many files as they are allowed to; where that
+/// fails, connecting says so.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_are_read() {
+        let options = Options::parse(&["--parts", "sse,crowd", "--nats", "100"]).unwrap();
+        assert_eq!(options.parts, [Part::Sse, Part::Crowd]);
+        assert_eq!((options.nats_connections, options.sse_readers), (100, 1_000));
+        assert_eq!(Options::parse(&[]).unwrap().parts.len(), PARTS.len());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for words in [&["--parts", "no"][..], &["--nats", "0"], &["--sse"], &["x"]] {
+            assert!(Options::parse(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The node under load: its process, its memory and its counters.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How long the node may take to start, and its counters to come to rest.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the counters are looked at while something is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A node that runs until this is dropped.
+pub struct Running {
+    child: Child,
+    pub nats: SocketAddr,
+    pub http: SocketAddr,
+    pub coap: SocketAddr,
+}
+
+/// The node's counters at one time, as `/metrics` shows them.
+pub struct Counters(String);
+
+impl Running {
+    /// Starts a node on free ports of loopback.
+    pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        // The ports are free again when the sockets are gone.
+        let (nats, http) = (free_port()?, free_port()?);
+        let coap = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--nats", &nats.to_string(), "--http", &http.to_string()]);
+        command.args(["--coap", &coap.to_string(), "--data-dir"]).arg(folder.join("data"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().context("cannot start the node")?;
+        let mut running = Self { child, nats, http, coap };
+        let begun = Instant::now();
+        while running.counters().is_err() {
+            if let Some(status) = running.child.try_wait()? {
+                bail!("the node ended with {status}");
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("nothing listens on {http}");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(running)
+    }
+
+    /// Resident memory of the process, in bytes (proc(5)). What the kernel holds for sockets is not in it.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.context("the process has no resident memory")? * 1_024)
+    }
+
+    pub fn counters(&self) -> Result<Counters> {
+        let mut stream = TcpStream::connect(self.http)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.0\r\nHost: {}\r\n\r\n", self.http)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if !answer.contains(" 200 ") {
+            bail!("/metrics answers {}", answer.lines().next().unwrap_or_default());
+        }
+        Ok(Counters(answer))
+    }
+
+    /// Waits until the counters are as they should become; gives them as they are when they do not.
+    pub fn counters_when(&self, patience: Duration, is_so: impl Fn(&Counters) -> bool) -> Result<Counters> {
+        let begun = Instant::now();
+        loop {
+            let counters = self.counters()?;
+            if is_so(&counters) || begun.elapsed() > patience {
+                return Ok(counters);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Waits until the ledger of `docs/guarantees.md` balances; gives the counters as they are when it
+    /// does not.
+    pub fn settled(&self) -> Result<Counters> {
+        self.counters_when(PATIENCE, |counters| {
+            let (matched, accounted) = counters.ledger();
+            matched == accounted
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has nothing to keep.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Counters {
+    /// The sum over all series of a metric whose labels contain each of `labels`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+        let series = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        let series = series.filter(|rest| rest.starts_with(['{', ' ']));
+        let series = series.filter(|rest| labels.iter().all(|label| rest.contains(label)));
+        series.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    /// Deliveries of one listener that were dropped because the subscriber was too slow.
+    pub fn dropped_slow(&self, listener: &str) -> u64 {
+        let listener = format!("listener=\"{listener}\"");
+        self.sum("waymeet_messages_dropped_total", &["reason=\"slow_subscriber\"", &listener])
+    }
+
+    /// All drops of one listener.
+    pub fn dropped(&self, listener: &str) -> u64 {
+        self.sum("waymeet_messages_dropped_total", &[&format!("listener=\"{listener}\"")])
+    }
+
+    pub fn out(&self, listener: &str) -> u64 {
+        self.sum("waymeet_messages_out_total", &[&format!("listener=\"{listener}\"")])
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.sum("waymeet_messages_in_total", &[])
+    }
+
+    /// Both sides of the ledger: deliveries that matches asked for, and what became of them.
+    pub fn ledger(&self) -> (u64, u64) {
+        let all = |name| self.sum(name, &[]);
+        let dropped =
+            all("waymeet_messages_dropped_total").saturating_sub(all("waymeet_messages_rejected_total"));
+        (all("waymeet_deliveries_matched_total"), all("waymeet_messages_out_total") + dropped)
+    }
+}
+
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_summed_by_their_labels() {
+        let counters = Counters(
+            "# HELP waymeet_messages_dropped_total x\n\
+             waymeet_messages_dropped_total{listener=\"nats\",reason=\"slow_subscriber\"} 3\n\
+             waymeet_messages_dropped_total{listener=\"nats\",reason=\"invalid\"} 4\n\
+             waymeet_messages_dropped_total{listener=\"http\",reason=\"slow_subscriber\"} 5\n\
+             waymeet_messages_rejected_total{listener=\"nats\",reason=\"invalid\"} 4\n\
+             waymeet_messages_out_total{listener=\"nats\"} 10\n\
+             waymeet_deliveries_matched_total 18\n"
+                .to_owned(),
+        );
+        assert_eq!((counters.dropped_slow("nats"), counters.dropped("nats")), (3, 7));
+        assert_eq!(counters.out("nats"), 10);
+        assert_eq!(counters.ledger(), (18, 18));
+    }
+}
