@@ -79,7 +79,7 @@ impl Upstream for Recorder {
         }
         self.asked.push(format!("{message:?}"));
         // Both branches behind it are worth running.
-        if message.payload.len() % 2 == 0 { Published::Matched } else { Published::Unmatched }
+        if message.payload.len().is_multiple_of(2) { Published::Matched } else { Published::Unmatched }
     }
 
     fn no_responders(&mut self, request: &RawMessage<'_>) {

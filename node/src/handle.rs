@@ -15,7 +15,7 @@ use waymeet_core::{Filter, Message};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox};
+use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox, WireOutbox};
 use crate::publisher::{Origin, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
@@ -99,15 +99,41 @@ impl NodeHandle {
     /// # Errors
     /// When the message is not accepted; it is counted as rejected.
     pub fn publish(&self, from: Listener, message: &Message<'_>) -> Result<Receipt, PublishError> {
+        self.publish_noting(from, message).map(|(receipt, _)| receipt)
+    }
+
+    /// As [`NodeHandle::publish`]; then waits while a subscriber's outbox is nearly full and it still takes
+    /// bytes, 10 ms at most (design, section 8). Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::publish`].
+    pub async fn publish_slowed(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+    ) -> Result<Receipt, PublishError> {
+        let (receipt, pressed) = self.publish_noting(from, message)?;
+        if let Some(subscriber) = pressed.filter(|_| self.shared.config.limits.slow_publishers) {
+            subscriber.slow_down().await;
+        }
+        Ok(receipt)
+    }
+
+    fn publish_noting(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+    ) -> Result<(Receipt, Option<Arc<WireOutbox>>), PublishError> {
         let (verdict, outcome) = self.route(from, message, false);
         self.check(verdict)?;
-        Ok(Receipt {
+        let receipt = Receipt {
             id: self.shared.next_receipt(),
             subject: message.subject.as_str().to_owned(),
             delivered: outcome.delivered,
             forwarded: 0,
             dropped: outcome.dropped,
-        })
+        };
+        Ok((receipt, outcome.pressed))
     }
 
     /// Sends a request and waits for its first reply. The node supplies the reply subject; one in

@@ -214,7 +214,9 @@ impl Node {
         }
         if let Some(workers) = self.workers.take() {
             workers.stop();
-            workers.join();
+            // Joining blocks, and whoever drains may still have a signal to hear.
+            let joined = tokio::task::spawn_blocking(move || workers.join()).await;
+            debug_assert!(joined.is_ok(), "joining does not panic");
         }
     }
 }
@@ -271,8 +273,11 @@ impl Bound {
 
     fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
         let shared = &handle.shared;
-        let note = |listener, address: io::Result<SocketAddr>| match address {
-            Ok(address) => shared.addresses.lock().push((listener, address)),
+        let note = |listener: Listener, address: io::Result<SocketAddr>| match address {
+            Ok(address) => {
+                tracing::info!(listener = listener.as_str(), %address, "listening");
+                shared.addresses.lock().push((listener, address));
+            }
             Err(error) => tracing::warn!(%error, "a listener's address cannot be read"),
         };
         if let Some(nats) = self.nats {

@@ -24,6 +24,10 @@ use crate::exchange::Exchange;
 use crate::outbox::WireOutbox;
 use crate::publisher::{Outcome, Publisher};
 
+/// How many outboxes are flushed before other tasks run again: a fan-out to very many must not stop the
+/// thread for as long as it takes.
+const FLUSH_CHUNK: usize = 256;
+
 thread_local! {
     static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
 }
@@ -145,7 +149,7 @@ pub(crate) fn local_batch<R>(work: impl FnOnce(&mut Publisher) -> (R, Outcome)) 
     })
 }
 
-/// The flusher: a task that writes out what was touched each time it is woken.
+/// The flusher: a task that writes out what was touched, each time it is woken.
 fn flush(cx: &mut Context<'_>) -> Poll<()> {
     let list = LOCAL.with_borrow_mut(|local| {
         let local = local.as_mut()?;
@@ -155,14 +159,15 @@ fn flush(cx: &mut Context<'_>) -> Poll<()> {
         Some(std::mem::take(&mut local.flush))
     });
     let Some(mut list) = list else { return Poll::Ready(()) };
-    for outbox in list.drain(..) {
+    for outbox in list.drain(..list.len().min(FLUSH_CHUNK)) {
         outbox.flush();
     }
     // Flushing publishes nothing, so the list is still empty and its memory can be used again.
+    if !list.is_empty() {
+        cx.waker().wake_by_ref();
+    }
     LOCAL.with_borrow_mut(|local| {
-        if let Some(local) = local
-            && local.flush.is_empty()
-        {
+        if let Some(local) = local {
             local.flush = list;
         }
     });

@@ -8,6 +8,8 @@
 //! to the socket from whatever thread runs it; only when the kernel takes no more is the connection's own
 //! task woken, to wait until it does.
 
+mod state;
+
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 use waymeet_core::Message;
 
+use self::state::State;
 use super::segments::{Finished, MAX_SLICES, Segment, Segments};
 use crate::buffers;
 use crate::metrics::{DropReason, Listener, Metrics};
@@ -38,12 +41,15 @@ pub(crate) struct Protocol {
 /// Blocks up to this size are copied into each outbox; larger ones are shared. A copy is cheaper than one
 /// more piece in a vectored write.
 const COPY_LIMIT_BYTES: usize = 4_096;
-/// An own buffer that has grown so far is closed and a new one begun, so that no append moves megabytes.
-const TAIL_LIMIT_BYTES: usize = 1 << 20;
 /// How much a connection that writes itself takes at a time.
 const TAKE_BYTES: usize = 64 * 1_024;
-/// A subscriber that has taken bytes within this time is worth slowing its publishers for.
-const PROGRESS_WINDOW: Duration = Duration::from_millis(20);
+/// How often one flush goes back for what came while it wrote. Beyond that the connection's own task goes
+/// on, so that no thread writes for the others without end.
+const FLUSH_ROUNDS: u32 = 16;
+/// How often a publisher that is slowed looks whether its subscriber has caught up.
+const SLOW_STEP: Duration = Duration::from_millis(1);
+/// How often it looks at most, for one read batch.
+const SLOW_STEPS: u32 = 10;
 
 /// What the connection's task must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,25 +95,6 @@ pub(crate) struct WireOutbox {
     waker: AtomicWaker,
 }
 
-#[derive(Default)]
-struct State {
-    /// Bytes that a flush may take, behind them the tail.
-    segments: Segments,
-    tail: Vec<u8>,
-    tail_messages: u64,
-    /// All bytes that wait, those in a running flush included.
-    bytes: usize,
-    headers: bool,
-    echo: bool,
-    /// On some publisher's flush list.
-    listed: bool,
-    flushing: bool,
-    blocked: Option<Instant>,
-    last_progress: Option<Instant>,
-    closed: Option<DropReason>,
-    socket: Option<Arc<OwnedWriteHalf>>,
-}
-
 impl std::fmt::Debug for WireOutbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WireOutbox").field("session", &self.session).finish_non_exhaustive()
@@ -132,6 +119,10 @@ impl WireOutbox {
             state: Mutex::new(state),
             waker: AtomicWaker::new(),
         }
+    }
+
+    pub(crate) fn session(&self) -> u64 {
+        self.session
     }
 
     pub(crate) fn listener(&self) -> Listener {
@@ -259,8 +250,19 @@ impl WireOutbox {
     }
 
     /// Whether publishers should still be slowed for this subscriber.
-    pub(crate) fn is_pressed(&self) -> bool {
+    fn is_pressed(&self) -> bool {
         self.state.lock().is_pressed(self.limit_bytes)
+    }
+
+    /// Slows a publisher down while this outbox is nearly full and its subscriber still takes bytes; 10 ms
+    /// at most (design, section 8).
+    pub(crate) async fn slow_down(&self) {
+        for _ in 0..SLOW_STEPS {
+            tokio::time::sleep(SLOW_STEP).await;
+            if !self.is_pressed() {
+                break;
+            }
+        }
     }
 
     /// Writes what waits, as far as the socket takes it. Safe to call from any thread at any time.
@@ -277,7 +279,15 @@ impl WireOutbox {
             }
             return;
         };
+        let mut rounds = 0;
         while state.has_bytes() {
+            if rounds == FLUSH_ROUNDS {
+                state.blocked = Some(Instant::now());
+                drop(state);
+                self.waker.wake();
+                return;
+            }
+            rounds += 1;
             let mut segments = state.take_all();
             state.flushing = true;
             drop(state);
@@ -405,59 +415,6 @@ impl WireOutbox {
         state.bytes = 0;
         self.metrics.delivered(self.listener, written, 0);
         self.metrics.dropped(self.listener, reason, lost);
-    }
-}
-
-impl State {
-    fn is_pressed(&self, limit_bytes: usize) -> bool {
-        // Of a connection that writes itself only its progress tells whether it takes bytes.
-        let is_writable = self.socket.is_some() && self.blocked.is_none();
-        self.bytes > limit_bytes / 4 * 3
-            && self.closed.is_none()
-            && (is_writable || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
-    }
-
-    fn has_bytes(&self) -> bool {
-        !self.tail.is_empty() || !self.segments.is_empty()
-    }
-
-    /// The buffer to append to.
-    fn tail_mut(&mut self) -> &mut Vec<u8> {
-        if self.tail.capacity() == 0 {
-            self.tail = buffers::take();
-        } else if self.tail.len() >= TAIL_LIMIT_BYTES {
-            self.close_tail();
-            self.tail = buffers::take();
-        }
-        &mut self.tail
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            let tail = std::mem::take(&mut self.tail);
-            self.segments.push(Segment::own(tail, std::mem::take(&mut self.tail_messages)));
-        }
-    }
-
-    fn take_all(&mut self) -> Segments {
-        self.close_tail();
-        std::mem::take(&mut self.segments)
-    }
-
-    /// Puts what a flush could not write before what came meanwhile.
-    fn put_back(&mut self, mut unwritten: Segments, written: usize) {
-        self.bytes -= written;
-        if written > 0 {
-            self.last_progress = Some(Instant::now());
-        }
-        unwritten.append(&mut self.segments);
-        self.segments = unwritten;
-    }
-
-    /// Marks the outbox as listed; true when it was not.
-    fn list(&mut self) -> bool {
-        // A blocked outbox is flushed by its own task once the socket takes bytes again.
-        !std::mem::replace(&mut self.listed, true) && self.blocked.is_none()
     }
 }
 

@@ -183,7 +183,7 @@ impl Publisher {
         }
         // One copy for all who need one, made when the first of them does.
         let mut copy = None;
-        for target in &plan.limited {
+        for target in &plan.one_by_one {
             self.deliver(origin, target, message, &mut copy);
         }
         for target in &plan.readers {

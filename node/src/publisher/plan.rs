@@ -3,6 +3,7 @@
 //! Owns the grouping of matching subscriptions by what it costs to deliver to them. It must not deliver;
 //! it is made once and used for every message on the subject until a subscription changes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use waymeet_core::router::Matches;
@@ -18,8 +19,10 @@ pub(super) struct Plan {
     pub(super) reserved: bool,
     /// Wire outboxes, by what they want to be written: encoded once, queued for all members.
     pub(super) classes: Box<[Class]>,
-    /// Subscriptions that end after a number of messages: delivered to one by one.
-    pub(super) limited: Box<[Target]>,
+    /// Delivered to one by one: subscriptions that end after a number of messages, and those of a session
+    /// with several that match. Blocks would put all messages of one of its subscriptions before all of
+    /// another's.
+    pub(super) one_by_one: Box<[Target]>,
     /// Mailboxes and waiting requests: they share one copy of the message.
     pub(super) readers: Box<[Target]>,
     /// One member of each receives.
@@ -50,10 +53,12 @@ impl Plan {
             },
             subscription,
         };
-        let (mut limited, mut readers, mut wires) = (Vec::new(), Vec::new(), Vec::new());
+        let repeated = repeated_sessions(&matches);
+        let (mut one_by_one, mut readers, mut wires) = (Vec::new(), Vec::new(), Vec::new());
         for subscription in matches.plain {
             match &subscription.outbox {
-                _ if subscription.is_limited() => limited.push(subscription),
+                _ if subscription.is_limited() => one_by_one.push(subscription),
+                Outbox::Wire(wire) if repeated.contains(&wire.session()) => one_by_one.push(subscription),
                 Outbox::Wire(wire) => wires.push((wire.headers(), subscription)),
                 Outbox::Mailbox(_) | Outbox::Replies(_) => readers.push(subscription),
             }
@@ -63,7 +68,7 @@ impl Plan {
             subject: subject.into(),
             reserved: is_reserved(subject),
             classes: classes(subject, wires),
-            limited: limited.into_iter().map(target).collect(),
+            one_by_one: one_by_one.into_iter().map(target).collect(),
             readers: without_twins(readers).into_iter().map(target).collect(),
             groups: matches.groups.into_iter().map(group).collect(),
         }
@@ -73,8 +78,19 @@ impl Plan {
     pub(super) fn receivers(&self) -> usize {
         let wires: usize = self.classes.iter().map(|class| class.members.len()).sum();
         let members: usize = self.groups.iter().map(|group| group.len()).sum();
-        wires + self.limited.len() + self.readers.len() + members
+        wires + self.one_by_one.len() + self.readers.len() + members
     }
+}
+
+/// The sessions with more than one wire subscription among the matches.
+fn repeated_sessions(matches: &Matches<Arc<Subscription>>) -> HashSet<u64> {
+    let mut seen = HashSet::new();
+    let all = matches.plain.iter().chain(matches.groups.iter().flatten());
+    let wires = all.filter_map(|subscription| match &subscription.outbox {
+        Outbox::Wire(wire) => Some(wire.session()),
+        Outbox::Mailbox(_) | Outbox::Replies(_) => None,
+    });
+    wires.filter(|session| !seen.insert(*session)).collect()
 }
 
 /// The subjects that the node speaks on and clients do not (design, section 9).

@@ -40,7 +40,7 @@ impl Service {
         let payload = self.payload(head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
-        let receipt = self.node.publish(Listener::Http, &message)?;
+        let receipt = self.node.publish_slowed(Listener::Http, &message).await?;
         let json = serde_json::to_vec(&receipt).expect("a receipt of texts and numbers is always JSON");
         let mut response = Response::new(Body::full(json));
         *response.status_mut() = StatusCode::ACCEPTED;

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use waymeet_core::message::RawMessage;
 use waymeet_core::nats::encode::{self, Info};
@@ -18,16 +18,11 @@ use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Publisher, Verdict};
-use crate::shared::WireSession;
+use crate::shared::{Phase, WireSession};
 use crate::subscription::Subscription;
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
 const PROTOCOL_VERSION: &str = "2.15.1";
-/// How often a publisher that is slowed looks whether its subscriber has caught up.
-const SLOW_STEP: Duration = Duration::from_millis(1);
-/// How often it looks at most, for one read batch.
-const SLOW_STEPS: u32 = 10;
-
 /// NATS, as far as an outbox must know it.
 static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
@@ -67,7 +62,9 @@ impl Conversation {
             limits.outbox_bytes,
             shared.metrics.clone(),
         ));
-        outbox.send(&info_line(node, session, peer, local, false));
+        // A session that begins while the node drains must know of it too.
+        let ldm = *shared.phase.borrow() >= Phase::Draining;
+        outbox.send(&info_line(node, session, peer, local, ldm));
         shared.wire_sessions.lock().insert(session, WireSession { outbox: outbox.clone(), peer, local });
         let parser_limits = Limits {
             max_control_line_bytes: limits.max_control_line_bytes,
@@ -128,16 +125,6 @@ impl Drop for Conversation {
         // A task that is dropped with its runtime leaves nothing behind either.
         if self.client.node.shared.wire_sessions.lock().contains_key(&self.client.origin.session) {
             self.end(DropReason::SubscriberGone, &"the node stopped");
-        }
-    }
-}
-
-/// Waits while a subscriber's outbox is nearly full and it still takes bytes; 10 ms at most.
-pub(super) async fn slow_down(subscriber: &WireOutbox) {
-    for _ in 0..SLOW_STEPS {
-        tokio::time::sleep(SLOW_STEP).await;
-        if !subscriber.is_pressed() {
-            break;
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 use waymeet_core::nats::Closed;
 
-use super::conversation::{Conversation, slow_down};
+use super::conversation::Conversation;
 use crate::buffers;
 use crate::metrics::DropReason;
 use crate::outbox::WireOutbox;
@@ -71,7 +71,7 @@ impl After {
         match self {
             Self::ReadOn => {}
             Self::Yield => tokio::task::yield_now().await,
-            Self::SlowDown(subscriber) => slow_down(&subscriber).await,
+            Self::SlowDown(subscriber) => subscriber.slow_down().await,
         }
     }
 }

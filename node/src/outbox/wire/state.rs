@@ -1,0 +1,90 @@
+//! What a wire outbox keeps under its lock.
+//!
+//! Owns the order of the bytes that wait and the flags that go with them. It must not write, wake or
+//! count; the outbox does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::super::segments::{Segment, Segments};
+use crate::buffers;
+use crate::metrics::DropReason;
+
+/// An own buffer that has grown so far is closed and a new one begun, so that no append moves megabytes.
+const TAIL_LIMIT_BYTES: usize = 1 << 20;
+/// A subscriber that has taken bytes within this time is worth slowing its publishers for.
+const PROGRESS_WINDOW: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Bytes that a flush may take, behind them the tail.
+    pub(super) segments: Segments,
+    pub(super) tail: Vec<u8>,
+    pub(super) tail_messages: u64,
+    /// All bytes that wait, those in a running flush included.
+    pub(super) bytes: usize,
+    pub(super) headers: bool,
+    pub(super) echo: bool,
+    /// On some publisher's flush list.
+    pub(super) listed: bool,
+    pub(super) flushing: bool,
+    pub(super) blocked: Option<Instant>,
+    pub(super) last_progress: Option<Instant>,
+    pub(super) closed: Option<DropReason>,
+    pub(super) socket: Option<Arc<OwnedWriteHalf>>,
+}
+
+impl State {
+    pub(super) fn is_pressed(&self, limit_bytes: usize) -> bool {
+        // Of a connection that writes itself only its progress tells whether it takes bytes.
+        let is_writable = self.socket.is_some() && self.blocked.is_none();
+        self.bytes > limit_bytes / 4 * 3
+            && self.closed.is_none()
+            && (is_writable || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
+    }
+
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.tail.is_empty() || !self.segments.is_empty()
+    }
+
+    /// The buffer to append to.
+    pub(super) fn tail_mut(&mut self) -> &mut Vec<u8> {
+        if self.tail.capacity() == 0 {
+            self.tail = buffers::take();
+        } else if self.tail.len() >= TAIL_LIMIT_BYTES {
+            self.close_tail();
+            self.tail = buffers::take();
+        }
+        &mut self.tail
+    }
+
+    pub(super) fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.segments.push(Segment::own(tail, std::mem::take(&mut self.tail_messages)));
+        }
+    }
+
+    pub(super) fn take_all(&mut self) -> Segments {
+        self.close_tail();
+        std::mem::take(&mut self.segments)
+    }
+
+    /// Puts what a flush could not write before what came meanwhile.
+    pub(super) fn put_back(&mut self, mut unwritten: Segments, written: usize) {
+        self.bytes -= written;
+        if written > 0 {
+            self.last_progress = Some(Instant::now());
+        }
+        unwritten.append(&mut self.segments);
+        self.segments = unwritten;
+    }
+
+    /// Marks the outbox as listed; true when it was not.
+    pub(super) fn list(&mut self) -> bool {
+        // A blocked outbox is flushed by its own task once the socket takes bytes again.
+        !std::mem::replace(&mut self.listed, true) && self.blocked.is_none()
+    }
+}
