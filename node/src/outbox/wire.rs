@@ -156,85 +156,62 @@ impl WireOutbox {
         self.protocol
     }
 
-    /// Queues one message behind its prefix, if `wanted` says so.
-    ///
-    /// Here and below `wanted` is asked under the outbox's lock. So a subscription that has ended gets
-    /// nothing behind what its session says afterwards: the PONG that follows an UNSUB is queued under the
-    /// same lock.
+    /// Queues one message behind its prefix, if `wanted` says so. Here and below that is asked under the
+    /// lock: the PONG that follows an UNSUB is queued under the same one, and so nothing comes behind it.
     pub(crate) fn offer(
         &self,
         wanted: impl FnOnce() -> bool,
         prefix: &[u8],
         message: &Message<'_>,
     ) -> Option<Offered> {
-        let mut state = self.state.lock();
-        if !wanted() {
-            return None;
-        }
-        if !self.admits(&mut state, message.size(), 1) {
-            return Some(Offered::REFUSED);
-        }
-        let headers = state.headers;
-        let tail = state.tail_mut();
-        let before = tail.len();
-        (self.protocol.encode)(tail, prefix, message, headers);
-        let added = tail.len() - before;
-        state.bytes += added;
-        state.tail_messages += 1;
-        Some(self.taken(&mut state))
+        self.queue(wanted, message.size(), 1, |state| {
+            let headers = state.headers;
+            let tail = state.tail_mut();
+            let before = tail.len();
+            (self.protocol.encode)(tail, prefix, message, headers);
+            state.bytes += state.tail.len() - before;
+            state.tail_messages += 1;
+        })
     }
 
     /// Queues a block that holds several messages, if `wanted` says so.
     pub(crate) fn offer_block(&self, wanted: impl FnOnce() -> bool, block: &Block) -> Option<Offered> {
-        let mut state = self.state.lock();
-        if !wanted() {
-            return None;
-        }
-        if !self.admits(&mut state, block.bytes.len(), block.messages) {
-            return Some(Offered::REFUSED);
-        }
-        if block.bytes.len() <= COPY_LIMIT_BYTES {
-            state.tail_mut().extend_from_slice(&block.bytes);
-            state.tail_messages += block.messages;
-        } else {
-            state.close_tail();
-            state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
-        }
-        state.bytes += block.bytes.len();
-        Some(self.taken(&mut state))
+        self.queue(wanted, block.bytes.len(), block.messages, |state| {
+            if block.bytes.len() <= COPY_LIMIT_BYTES {
+                state.tail_mut().extend_from_slice(&block.bytes);
+                state.tail_messages += block.messages;
+            } else {
+                state.close_tail();
+                state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
+            }
+            state.bytes += block.bytes.len();
+        })
     }
 
-    /// Queues a block that nobody else receives, if `wanted` says so: its memory is taken over where that
-    /// saves a copy.
+    /// Queues a block that nobody else receives, if `wanted` says so; its memory may be taken over.
     pub(crate) fn offer_own(
         &self,
         wanted: impl FnOnce() -> bool,
         bytes: Vec<u8>,
         messages: u64,
     ) -> Option<Offered> {
-        let mut state = self.state.lock();
-        if !wanted() {
-            return None;
-        }
         let len = bytes.len();
-        if !self.admits(&mut state, len, messages) {
-            return Some(Offered::REFUSED);
-        }
-        if state.tail.is_empty() {
-            let unused = std::mem::replace(&mut state.tail, bytes);
-            if unused.capacity() > 0 {
-                buffers::give_back(unused);
+        self.queue(wanted, len, messages, |state| {
+            if state.tail.is_empty() {
+                let unused = std::mem::replace(&mut state.tail, bytes);
+                if unused.capacity() > 0 {
+                    buffers::give_back(unused);
+                }
+            } else if len <= COPY_LIMIT_BYTES {
+                state.tail_mut().extend_from_slice(&bytes);
+                buffers::give_back(bytes);
+            } else {
+                state.close_tail();
+                state.tail = bytes;
             }
-        } else if len <= COPY_LIMIT_BYTES {
-            state.tail_mut().extend_from_slice(&bytes);
-            buffers::give_back(bytes);
-        } else {
-            state.close_tail();
-            state.tail = bytes;
-        }
-        state.tail_messages += messages;
-        state.bytes += len;
-        Some(self.taken(&mut state))
+            state.tail_messages += messages;
+            state.bytes += len;
+        })
     }
 
     /// Queues the session's own words, which are no messages. Returns whether the caller must put the
@@ -379,8 +356,24 @@ impl WireOutbox {
         state.bytes == 0 || state.closed.is_some()
     }
 
-    fn taken(&self, state: &mut State) -> Offered {
-        Offered { taken: true, list: state.list(), pressed: state.is_pressed(self.limit_bytes) }
+    /// Queues something that is wanted and for which there is room.
+    #[inline]
+    fn queue(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        len: usize,
+        messages: u64,
+        put: impl FnOnce(&mut State),
+    ) -> Option<Offered> {
+        let mut state = self.state.lock();
+        if !wanted() {
+            return None;
+        }
+        if !self.admits(&mut state, len, messages) {
+            return Some(Offered::REFUSED);
+        }
+        put(&mut state);
+        Some(Offered { taken: true, list: state.list(), pressed: state.is_pressed(self.limit_bytes) })
     }
 
     fn admits(&self, state: &mut State, len: usize, messages: u64) -> bool {
