@@ -49,12 +49,14 @@ impl Flood {
 fn flood(mut stream: TcpStream, batch: usize, stop: &AtomicBool) -> Result<u64> {
     let mut number = 0_u64;
     let mut due = Instant::now();
-    let mut operations = Vec::new();
+    // Made once; only the digits change, so that the generator costs little beside the node.
+    let begin = format!("PUB {SUBJECT} {PAYLOAD_BYTES}\r\n");
+    let filling = PAYLOAD_BYTES - 12;
+    let operation = format!("{begin}{number:012}{:x<filling$}\r\n", "");
+    let mut operations = operation.repeat(batch).into_bytes();
     while !stop.load(Ordering::Relaxed) {
-        operations.clear();
-        for _ in 0..batch {
-            let filling = PAYLOAD_BYTES - 12;
-            writeln!(operations, "PUB {SUBJECT} {PAYLOAD_BYTES}\r\n{number:012}{:x<filling$}\r", "")?;
+        for operation in operations.chunks_exact_mut(operation.len()) {
+            write!(&mut operation[begin.len()..][..12], "{number:012}")?;
             number += 1;
         }
         stream.write_all(&operations)?;
