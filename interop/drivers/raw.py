@@ -31,6 +31,17 @@ class RawTcp:
             partial = getattr(error, "partial", b"")
             raise AssertionError(f"{marker!r} did not come; the end was {partial!r}") from None
 
+    async def exactly(self, size):
+        """Reads so many bytes; fewer when the server closes or says no more."""
+        data = b""
+        with contextlib.suppress(TimeoutError):
+            while len(data) < size:
+                piece = await asyncio.wait_for(self._reader.read(size - len(data)), PATIENCE_S)
+                if not piece:
+                    break
+                data += piece
+        return data
+
     async def rest(self):
         """Reads until the server closes."""
         return await asyncio.wait_for(self._reader.read(), PATIENCE_S)
