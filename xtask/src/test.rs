@@ -87,6 +87,8 @@ fn interop(expression: Option<&str>) -> Result<()> {
 
 fn readme() -> Result<()> {
     build_node()?;
+    // What README says first; cargo refuses it when it must choose among programs.
+    shell::run(shell::cargo().args(["run", "--quiet", "--locked", "--", "--version"]))?;
     let file = shell::root().join("README.md");
     let text = fs::read_to_string(&file).context("cannot read README.md")?;
     let count = terminal::run(&text).context("README.md")?;
