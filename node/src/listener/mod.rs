@@ -8,12 +8,18 @@ pub(crate) mod http;
 pub mod nats;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::handle::NodeHandle;
+use crate::metrics::Listener;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
+/// How long a listener waits when the process has no file descriptors left, before it tries again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds a TCP listener that tokio can take over.
 ///
@@ -28,4 +34,46 @@ pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Accepts connections until the node drains. Each is handed to `begin` without a poller, so that the worker
+/// that will serve it can register it with its own.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    kind: Listener,
+    node: &NodeHandle,
+    begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            return tracing::error!(listener = kind.as_str(), %error, "the listener cannot be polled");
+        }
+    };
+    tokio::select! {
+        () = accept_all(&listener, kind, begin) => {}
+        () = node.draining() => {}
+    }
+}
+
+async fn accept_all(
+    listener: &tokio::net::TcpListener,
+    kind: Listener,
+    begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if let Err(error) = stream.into_std().and_then(|stream| begin(stream, peer)) {
+                    tracing::debug!(listener = kind.as_str(), %peer, %error, "a connection was gone at once");
+                }
+            }
+            // The connection was reset while it waited: the next one may be fine.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(listener = kind.as_str(), %error, "accepting connections pauses");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }

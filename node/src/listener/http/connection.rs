@@ -68,7 +68,7 @@ impl Protocols {
 }
 
 /// Sets the options of an accepted socket.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn prepare(stream: &std::net::TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // A subscription without messages writes nothing for long; only the kernel notices that its reader is gone.
     let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_AFTER / 4);

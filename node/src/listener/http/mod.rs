@@ -17,7 +17,6 @@ mod rest;
 mod target;
 mod websocket;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +25,14 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::net::TcpListener;
 
 pub(crate) use body::{payload, read as read_body};
 pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
 
+use super::accept as accept_connections;
 use crate::config::Limits;
 use crate::handle::NodeHandle;
+use crate::metrics::Listener;
 use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
@@ -45,41 +45,22 @@ pub(crate) fn is_origin(text: &str) -> bool {
     AllowedOrigins::parse(&[text]).is_ok()
 }
 
-/// How long the listener waits when the process has no file descriptors left, before it tries again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Every method that some resource has, for `OPTIONS *`.
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 /// Accepts connections until the node drains.
 pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
-    let ready = TcpListener::from_std(listener).and_then(|socket| Ok((socket.local_addr()?, socket)));
-    let (address, socket) = match ready {
-        Ok(ready) => ready,
-        Err(error) => return tracing::error!(%error, "the HTTP listener cannot be polled"),
+    let address = match listener.local_addr() {
+        Ok(address) => address,
+        Err(error) => return tracing::error!(%error, "the HTTP listener has no address"),
     };
     let service = Arc::new(Service::new(node.clone(), address));
-    tokio::select! {
-        () = accept(&socket, &service, &workers) => {}
-        () = node.draining() => {}
-    }
-}
-
-async fn accept(socket: &TcpListener, service: &Arc<Service>, workers: &Workers) {
-    loop {
-        match socket.accept().await {
-            // The socket moves to the poller of the worker that will serve it.
-            Ok((stream, peer)) => match connection::prepare(&stream).and_then(|()| stream.into_std()) {
-                Ok(stream) => workers.next().spawn(connection::serve(service.clone(), stream, peer)),
-                Err(error) => tracing::debug!(%peer, %error, "an HTTP connection was gone at once"),
-            },
-            // The connection was reset while it waited: the next one may be fine.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!(%error, "accepting HTTP connections pauses");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let begin = |stream: std::net::TcpStream, peer| {
+        connection::prepare(&stream)?;
+        workers.next().spawn(connection::serve(service.clone(), stream, peer));
+        Ok(())
+    };
+    accept_connections(listener, Listener::Http, &node, begin).await;
 }
 
 /// What all connections of a listener share.
@@ -104,7 +85,8 @@ impl Service {
         let config = node.config();
         let allowed_origins = AllowedOrigins::parse(&config.listeners.http.allowed_origins);
         let allowed_origins = allowed_origins.unwrap_or_else(|error| {
-            // A configuration that was read is checked; one that a program built may not be. Its pages stay out.
+            // The node checks its configuration with the same parser before it starts. Were it not so, the
+            // pages stay out.
             tracing::error!(%error, "listeners.http.allowed_origins is not used");
             AllowedOrigins::default()
         });

@@ -9,69 +9,39 @@ mod inbound;
 mod socket;
 mod stream;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use waymeet_core::nats::encode;
 
+use super::accept;
 use crate::handle::NodeHandle;
+use crate::metrics::Listener;
 use crate::worker::Workers;
 
 pub(crate) use conversation::info_line;
 pub use stream::serve_stream;
 
-/// How long the listener waits when the process has no file descriptors left, before it tries again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Accepts connections until the node drains.
 pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the NATS listener cannot be polled"),
+    let begin = |stream: std::net::TcpStream, peer| {
+        stream.set_nodelay(true)?;
+        workers.next().spawn(serve_connection(stream, peer, node.clone()));
+        Ok(())
     };
-    tokio::select! {
-        () = accept(&listener, &node, &workers) => {}
-        () = node.draining() => {}
-    }
+    accept(listener, Listener::Nats, &node, begin).await;
 }
 
-async fn accept(listener: &TcpListener, node: &NodeHandle, workers: &Workers) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = hand_over(stream, peer, node, workers) {
-                    tracing::debug!(%peer, %error, "a connection was lost before its session began");
-                }
-            }
-            // The connection was reset while it waited: the next one may be fine.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!(%error, "accepting NATS connections pauses");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Runs on the worker that keeps the connection.
+async fn serve_connection(stream: std::net::TcpStream, peer: SocketAddr, node: NodeHandle) {
+    if node.is_full() {
+        return refuse(stream, &node, peer).await;
     }
-}
-
-/// Gives the connection to the worker whose turn it is; the socket must be registered with that worker's
-/// own poller.
-fn hand_over(stream: TcpStream, peer: SocketAddr, node: &NodeHandle, workers: &Workers) -> io::Result<()> {
-    let stream = stream.into_std()?;
-    stream.set_nodelay(true)?;
-    let node = node.clone();
-    workers.next().spawn(async move {
-        if node.is_full() {
-            return refuse(stream, &node, peer).await;
-        }
-        match TcpStream::from_std(stream) {
-            Ok(stream) => socket::serve_socket(stream, node, peer).await,
-            Err(error) => tracing::debug!(%peer, %error, "a connection cannot be polled"),
-        }
-    });
-    Ok(())
+    match TcpStream::from_std(stream) {
+        Ok(stream) => socket::serve_socket(stream, node, peer).await,
+        Err(error) => tracing::debug!(%peer, %error, "a connection cannot be polled"),
+    }
 }
 
 /// Tells a client that there are too many, in nats-server's words. INFO comes first, as there: clients take
