@@ -19,4 +19,4 @@ pub mod subject;
 pub use headers::{HeaderError, HeaderMap, Headers};
 pub use message::Message;
 pub use resource::{OwnedSubject, Resource, ResourceError};
-pub use subject::{Filter, Subject, SubjectError, SubjectFilter};
+pub use subject::{Filter, Stem, Subject, SubjectError, SubjectFilter};

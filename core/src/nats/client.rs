@@ -453,7 +453,8 @@ mod tests {
                 payload: &payload,
             };
             let mut out = Vec::new();
-            let prefix = encode::prefix(message.subject.as_str(), sid.to_string().as_bytes());
+            let mut prefix = Vec::new();
+            encode::prefix(&mut prefix, message.subject.as_str(), sid.to_string().as_bytes());
             encode::message(&mut out, &prefix, &message, true);
             for end in 0..out.len() {
                 match parse(&out[..end], CLIENT_LIMITS) {

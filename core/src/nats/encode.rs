@@ -59,11 +59,16 @@ pub fn error(out: &mut Vec<u8>, reason: &str) {
     out.extend_from_slice(b"'\r\n");
 }
 
-/// The part of MSG and HMSG that is the same for every message on one subject to one sid; to be made once
-/// and handed to [`message`] for each.
-#[must_use]
-pub fn prefix(subject: &str, sid: &[u8]) -> Vec<u8> {
-    [b"HMSG ", subject.as_bytes(), b" ", sid, b" "].concat()
+/// Writes the part of MSG and HMSG that is the same for every message on one subject to one sid; to be
+/// made once and handed to [`message`] for each.
+#[inline]
+pub fn prefix(out: &mut Vec<u8>, subject: &str, sid: &[u8]) {
+    out.reserve(subject.len() + sid.len() + 7);
+    out.extend_from_slice(b"HMSG ");
+    out.extend_from_slice(subject.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(sid);
+    out.push(b' ');
 }
 
 /// Writes MSG, or HMSG when there are headers and the client understands them. Headers are left out
@@ -149,8 +154,9 @@ mod tests {
     use crate::subject::Subject;
 
     fn bytes(message_: &Message<'_>, headers: bool) -> Vec<u8> {
-        let mut out = Vec::new();
-        message(&mut out, &prefix(message_.subject.as_str(), b"7"), message_, headers);
+        let (mut out, mut before) = (Vec::new(), Vec::new());
+        prefix(&mut before, message_.subject.as_str(), b"7");
+        message(&mut out, &before, message_, headers);
         out
     }
 
@@ -179,7 +185,7 @@ mod tests {
         let m = Message::new(Subject::new("a").unwrap(), b"he\r\nMSG x 1 1\r\n");
         let mut ends = Vec::new();
         for _ in 0..3 {
-            message(&mut block, &prefix("a", b"1"), &m, true);
+            message(&mut block, b"HMSG a 1 ", &m, true);
             ends.push(block.len());
         }
         for written in 0..=block.len() {

@@ -32,6 +32,9 @@ pub struct Matches<T> {
     /// One member of each of these receives. Members of one queue name are one group, whatever their
     /// filters are, as in nats-server.
     pub groups: Vec<Vec<T>>,
+    /// Whether every subject that differs in its last token only has the same matches: no filter names a
+    /// token there.
+    pub any_last: bool,
 }
 
 /// A trie of subject filters. `S` keys the hash of tokens, which clients choose.
@@ -164,12 +167,17 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
     /// The subscriptions that match `subject`.
     #[must_use]
     pub fn matches(&self, subject: Subject<'_>) -> Matches<T> {
-        let mut found =
-            Found { matches: Matches { plain: Vec::new(), groups: Vec::new() }, places: BTreeMap::new() };
+        let matches = Matches { plain: Vec::new(), groups: Vec::new(), any_last: true };
+        let mut found = Found { matches, places: BTreeMap::new() };
         // All nodes that the tokens so far lead to. Each token is hashed once for all of them.
         let mut here = vec![ROOT];
         let mut next = Vec::new();
-        for token in subject.tokens() {
+        let mut tokens = subject.tokens().peekable();
+        while let Some(token) = tokens.next() {
+            if tokens.peek().is_none() {
+                let is_named = |&index: &u32| self.nodes[index].literal_children > 0;
+                found.matches.any_last = !here.iter().any(is_named);
+            }
             let token_hash = self.hasher.hash_one(token);
             next.clear();
             for &index in &here {

@@ -80,6 +80,12 @@ proptest! {
             found.groups.sort_unstable();
             let (plain, mut groups) = naive(&known, subject);
             groups.sort_unstable();
+            if found.any_last {
+                for last in ["a", "b", "c", "d"] {
+                    let other = format!("{}{last}", &subject[..subject.rfind('.').map_or(0, |dot| dot + 1)]);
+                    prop_assert_eq!(&naive(&known, &other).0, &plain, "{} tells for {}", subject, other);
+                }
+            }
             prop_assert_eq!(found.plain, plain);
             prop_assert_eq!(found.groups, groups);
         }
@@ -88,6 +94,20 @@ proptest! {
         }
         prop_assert_eq!(router.node_count(), 1, "an empty trie is its root alone");
         prop_assert!(router.edges.is_empty());
+    }
+}
+
+#[test]
+fn matches_hold_for_any_last_token_where_none_is_named() {
+    let mut router = Router::default();
+    for filter in ["inbox.*", "a.b.>", "a.*.c.d"] {
+        router.insert(Filter::new(filter).unwrap(), None, ());
+    }
+    let any_last = |subject| router.matches(Subject::new(subject).unwrap()).any_last;
+    for (subject, expected) in
+        [("inbox.1", true), ("a.b", false), ("a.b.x", false), ("a.b.c.x", false), ("no.one", true)]
+    {
+        assert_eq!(any_last(subject), expected, "{subject}");
     }
 }
 

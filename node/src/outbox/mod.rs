@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) use mailbox::MailboxQueue;
 pub use mailbox::{Item, MailboxLimits};
 pub(crate) use replies::Replies;
-pub(crate) use wire::{Block, Encode, Offered, Protocol, Signal, WireOutbox};
+pub(crate) use wire::{Block, Offered, Protocol, Signal, WireOutbox};
 
 use crate::metrics::Listener;
 

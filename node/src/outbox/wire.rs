@@ -25,15 +25,13 @@ use super::segments::{Finished, MAX_SLICES, Segment, Segments};
 use crate::buffers;
 use crate::metrics::{DropReason, Listener, Metrics};
 
-/// Appends a message as the protocol writes it, behind its prefix, with or without headers.
-pub(crate) type Encode = fn(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool);
-
 /// What an outbox must know of a protocol.
 #[derive(Debug)]
 pub(crate) struct Protocol {
-    /// What begins every message on one subject to one sid.
-    pub(crate) prefix: fn(subject: &str, sid: &[u8]) -> Vec<u8>,
-    pub(crate) encode: Encode,
+    /// Appends what begins every message on one subject to one sid.
+    pub(crate) prefix: fn(out: &mut Vec<u8>, subject: &str, sid: &[u8]),
+    /// Appends a message behind its prefix, with or without headers.
+    pub(crate) encode: fn(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool),
     /// How many whole messages lie in the first bytes of an encoded block.
     pub(crate) count: fn(block: &[u8], written: usize) -> usize,
 }

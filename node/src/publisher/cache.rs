@@ -12,7 +12,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use waymeet_core::router::{Generation, Generations};
-use waymeet_core::{Subject, SubjectError};
+use waymeet_core::{Stem, Subject, SubjectError};
 
 use super::plan::Plan;
 use crate::exchange::Exchange;
@@ -29,6 +29,8 @@ pub(super) struct MatchCache {
     /// Receivers of all plans.
     receivers: usize,
     max_receivers: usize,
+    /// Whether the last plan was found under its subject's stem.
+    stem_first: bool,
 }
 
 /// A plan, and how to see later whether it still holds.
@@ -47,37 +49,49 @@ impl MatchCache {
             max_entries: max_entries.max(1),
             receivers: 0,
             max_receivers: MAX_RECEIVERS,
+            stem_first: false,
         }
     }
 
-    /// The plan for a subject as of now.
+    /// The plan for a subject as of now. Bytes that only begin like a subject may get a plan too; its key
+    /// says whether they are one.
     ///
     /// # Errors
-    /// When the bytes are no subject. Bytes that are known were one when they were first seen.
+    /// When the bytes are no subject.
     pub(super) fn get(&mut self, subject: &[u8], exchange: &Exchange) -> Result<Cached, SubjectError> {
-        let hash = self.hasher.hash_one(subject);
-        if let Some(entry) = self.entries.find_mut(hash, |entry| entry.is_for(subject)) {
-            if entry.generation == exchange.generation(entry.class) {
-                return Ok(entry.clone());
+        // What was found under its stem is mostly followed by more of the kind: replies by replies.
+        let stem = Stem::part_of(subject);
+        let keys = if self.stem_first { [stem, Some(subject)] } else { [Some(subject), stem] };
+        for (at, key) in keys.into_iter().enumerate() {
+            if let Some(cached) = key.and_then(|key| self.find(key, exchange)) {
+                self.stem_first ^= at == 1;
+                return Ok(cached);
             }
-            let fresh = Cached::new(entry.plan.subject.as_subject(), entry.class, exchange);
-            self.receivers = self.receivers - entry.plan.receivers() + fresh.plan.receivers();
-            *entry = fresh.clone();
-            if self.receivers > self.max_receivers {
-                self.clear();
-            }
-            return Ok(fresh);
         }
-        let entry = Cached::new(Subject::from_bytes(subject)?, Generations::class(subject), exchange);
-        let receivers = entry.plan.receivers();
+        let subject = Subject::from_bytes(subject)?;
+        let fresh = Cached::new(subject, exchange);
+        let receivers = fresh.plan.receivers();
         if self.entries.len() >= self.max_entries || self.receivers + receivers > self.max_receivers {
             self.clear();
         }
         self.receivers += receivers;
-        let rehash =
-            |entry: &Cached| self.hasher.hash_one(entry.plan.subject.as_subject().as_str().as_bytes());
-        self.entries.insert_unique(hash, entry.clone(), rehash);
-        Ok(entry)
+        let hash = self.hasher.hash_one(fresh.plan.key.as_bytes());
+        let rehash = |entry: &Cached| self.hasher.hash_one(entry.plan.key.as_bytes());
+        self.entries.insert_unique(hash, fresh.clone(), rehash);
+        Ok(fresh)
+    }
+
+    /// The plan that is kept under `key`, if it still holds. One that does not is forgotten.
+    fn find(&mut self, key: &[u8], exchange: &Exchange) -> Option<Cached> {
+        let hash = self.hasher.hash_one(key);
+        let found = self.entries.find_entry(hash, |entry| entry.plan.key.as_bytes() == key).ok()?;
+        let entry = found.get();
+        if entry.generation == exchange.generation(entry.class) {
+            return Some(entry.clone());
+        }
+        self.receivers -= entry.plan.receivers();
+        found.remove();
+        None
     }
 
     /// A working set that is larger than the cache gains nothing from a cleverer choice, and one that has
@@ -89,19 +103,16 @@ impl MatchCache {
 }
 
 impl Cached {
-    fn new(subject: Subject<'_>, class: u8, exchange: &Exchange) -> Self {
+    fn new(subject: Subject<'_>, exchange: &Exchange) -> Self {
+        let class = Generations::class(subject.as_str().as_bytes());
         let (generation, matches) = exchange.matches(subject, class);
         Self { class, generation, plan: Arc::new(Plan::new(subject, matches)) }
-    }
-
-    fn is_for(&self, subject: &[u8]) -> bool {
-        self.plan.subject.as_subject().as_str().as_bytes() == subject
     }
 
     /// Whether the plan is the one for `subject` as of now.
     #[inline]
     pub(super) fn holds_for(&self, subject: &[u8], exchange: &Exchange) -> bool {
-        self.is_for(subject) && self.generation == exchange.generation(self.class)
+        self.plan.key.covers(subject) && self.generation == exchange.generation(self.class)
     }
 }
 

@@ -4,8 +4,8 @@
 //! into its subscribers' outboxes and remembers which of them it touched. When the batch is over they are
 //! flushed once. It must not know protocols or sockets.
 //!
-//! Consecutive messages on one subject are a *run*. For subscriptions that want the same bytes, a run is
-//! encoded into one block, which is queued for all of them when the run ends; so fan-out costs one
+//! Consecutive messages that one plan holds for are a *run*. For subscriptions that want the same bytes, a
+//! run is encoded into one block, which is queued for all of them when the run ends; so fan-out costs one
 //! encoding and one queue operation a subscriber, not one a message.
 
 mod cache;
@@ -62,18 +62,26 @@ pub(crate) struct Publisher {
     run: Option<Run>,
     /// The blocks of the present run, one for each class of its plan.
     blocks: Vec<Vec<u8>>,
+    /// Where prefixes are made that no plan holds.
+    scratch: Vec<u8>,
     counts: BatchCounts,
     outcome: Outcome,
     random: u64,
 }
 
-/// Consecutive messages on one subject by one publisher.
+/// Consecutive messages by one publisher that one plan holds for.
 struct Run {
     origin: Origin,
     cached: Cached,
     messages: u64,
     /// How many of them are in the blocks.
     encoded: u64,
+}
+
+/// A message on its way, and the one copy for all who need one, made when the first of them does.
+struct Passing<'a> {
+    message: Message<'a>,
+    copy: Option<Arc<Delivery>>,
 }
 
 impl Publisher {
@@ -85,6 +93,7 @@ impl Publisher {
             cache,
             run: None,
             blocks: Vec::new(),
+            scratch: Vec::new(),
             counts: BatchCounts::default(),
             outcome: Outcome::default(),
             random: seed | 1,
@@ -161,36 +170,37 @@ impl Publisher {
 
     fn route(&mut self, run: &mut Run, message: &RawMessage<'_>) -> Verdict {
         let (plan, origin) = (&*run.cached.plan, run.origin);
+        let Ok(subject) = plan.key.subject(message.subject) else {
+            return self.refuse(origin, DropReason::Invalid);
+        };
         if plan.reserved && !origin.trusted {
             return self.refuse(origin, DropReason::NoPermission);
         }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
-        let message = &message.with_subject(plan.subject.as_subject());
         let before = self.counts.deliveries;
         run.messages += 1;
+        let message = &mut Passing { message: message.with_subject(subject), copy: None };
         match &*plan.classes {
             [] => {}
             // A run of one message to one subscriber is written where it goes; only longer ones are
             // worth a block.
             [class] if class.members.len() == 1 && run.messages == 1 => {
-                self.deliver_directly(origin, class, message)
+                self.deliver_directly(origin, class, &message.message)
             }
             classes => {
-                self.encode_classes(classes, message);
+                self.encode_classes(classes, &message.message);
                 run.encoded += 1;
             }
         }
-        // One copy for all who need one, made when the first of them does.
-        let mut copy = None;
         for target in &plan.one_by_one {
-            self.deliver(origin, target, message, &mut copy);
+            self.deliver(origin, target, message);
         }
         for target in &plan.readers {
-            self.deliver(origin, target, message, &mut copy);
+            self.deliver(origin, target, message);
         }
         for group in &plan.groups {
-            self.deliver_to_group(origin, group, message, &mut copy);
+            self.deliver_to_group(origin, group, message);
         }
         // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
         if self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin)) {
@@ -207,7 +217,8 @@ impl Publisher {
         if wire.is_own_echo(origin.session) {
             return;
         }
-        if let Some(offered) = wire.offer(|| member.admit_block(1), &class.prefix, message) {
+        let prefix = class.prefix.of(class.protocol, message.subject, &member.sid, &mut self.scratch);
+        if let Some(offered) = wire.offer(|| member.admit_block(1), prefix, message) {
             self.counts.deliveries += 1;
             self.note(wire, offered, 1);
         }
@@ -221,7 +232,9 @@ impl Publisher {
             if block.capacity() == 0 {
                 *block = buffers::take();
             }
-            (class.encode)(block, &class.prefix, message, class.headers);
+            let sid = &class.members[0].sid;
+            let prefix = class.prefix.of(class.protocol, message.subject, sid, &mut self.scratch);
+            (class.protocol.encode)(block, prefix, message, class.headers);
         }
     }
 
@@ -266,13 +279,7 @@ impl Publisher {
     }
 
     /// Delivers one message to one subscription; false when it did not take it.
-    fn deliver(
-        &mut self,
-        origin: Origin,
-        target: &Target,
-        message: &Message<'_>,
-        copy: &mut Option<Arc<Delivery>>,
-    ) -> bool {
+    fn deliver(&mut self, origin: Origin, target: &Target, message: &mut Passing<'_>) -> bool {
         let subscription = &target.subscription;
         if is_own_echo(origin, subscription) {
             return false;
@@ -282,7 +289,7 @@ impl Publisher {
             admission = subscription.admit();
             admission != Admission::No
         };
-        let taken = self.hand_over(target, message, copy, wanted);
+        let taken = self.hand_over(target, message, wanted);
         // A limit may have come while a block was on its way to the subscription and have been passed by that
         // block; then no message was the last one.
         if admission == Admission::Last || (admission == Admission::No && subscription.is_limited()) {
@@ -296,37 +303,32 @@ impl Publisher {
     fn hand_over(
         &mut self,
         target: &Target,
-        message: &Message<'_>,
-        copy: &mut Option<Arc<Delivery>>,
+        message: &mut Passing<'_>,
         mut wanted: impl FnMut() -> bool,
     ) -> Option<bool> {
-        let mut copied = || copy.get_or_insert_with(|| Arc::new(Delivery::new(message))).clone();
-        let taken = match &target.subscription.outbox {
+        let subscription = &target.subscription;
+        let taken = match &subscription.outbox {
             Outbox::Wire(wire) => {
-                let offered = wire.offer(&mut wanted, &target.prefix, message)?;
+                let (subject, scratch) = (message.message.subject, &mut self.scratch);
+                let prefix = target.prefix.of(wire.protocol(), subject, &subscription.sid, scratch);
+                let offered = wire.offer(&mut wanted, prefix, &message.message)?;
                 self.note(wire, offered, 1);
                 return Some(offered.taken);
             }
             Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => return None,
-            Outbox::Mailbox(mailbox) => mailbox.offer(target.subscription.tag, &copied()),
-            Outbox::Replies(replies) => replies.offer(message.subject, &copied()),
+            Outbox::Mailbox(mailbox) => mailbox.offer(subscription.tag, message.copy()),
+            Outbox::Replies(replies) => replies.offer(message.message.subject, message.copy()),
         };
         self.count(taken, 1);
         Some(taken)
     }
 
     /// One member receives: the first that takes it, from a random one on.
-    fn deliver_to_group(
-        &mut self,
-        origin: Origin,
-        group: &[Target],
-        message: &Message<'_>,
-        copy: &mut Option<Arc<Delivery>>,
-    ) {
+    fn deliver_to_group(&mut self, origin: Origin, group: &[Target], message: &mut Passing<'_>) {
         let start = (self.next_random() % group.len() as u64) as usize;
         let (before, from_start) = group.split_at(start);
         for member in from_start.iter().chain(before) {
-            if self.deliver(origin, member, message, copy) {
+            if self.deliver(origin, member, message) {
                 return;
             }
         }
@@ -361,6 +363,12 @@ impl Publisher {
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+impl Passing<'_> {
+    fn copy(&mut self) -> &Arc<Delivery> {
+        self.copy.get_or_insert_with(|| Arc::new(Delivery::new(&self.message)))
     }
 }
 

@@ -2,19 +2,22 @@
 //!
 //! Owns the grouping of matching subscriptions by what it costs to deliver to them. It must not deliver;
 //! it is made once and used for every message on the subject until a subscription changes.
+//!
+//! Where no filter names the last token, a plan holds for every subject that differs in it only. So the
+//! replies to one requester, each on a subject that was never seen before, share one plan.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use waymeet_core::router::Matches;
-use waymeet_core::{OwnedSubject, Subject};
+use waymeet_core::{OwnedSubject, Stem, Subject, SubjectError};
 
-use crate::outbox::{Encode, Outbox};
+use crate::outbox::{Outbox, Protocol};
 use crate::subscription::Subscription;
 
 /// The subscriptions of one subject, by the way in which they are delivered to.
 pub(super) struct Plan {
-    pub(super) subject: OwnedSubject,
+    pub(super) key: Key,
     /// Clients may not publish here (`$SYS`).
     pub(super) reserved: bool,
     /// Wire outboxes, by what they want to be written: encoded once, queued for all members.
@@ -29,10 +32,16 @@ pub(super) struct Plan {
     pub(super) groups: Box<[Box<[Target]>]>,
 }
 
+/// The subjects that a plan holds for.
+pub(super) enum Key {
+    One(OwnedSubject),
+    AnyLast(Stem),
+}
+
 /// Subscriptions for which a message is encoded to the same bytes.
 pub(super) struct Class {
-    pub(super) encode: Encode,
-    pub(super) prefix: Box<[u8]>,
+    pub(super) protocol: &'static Protocol,
+    pub(super) prefix: Prefix,
     pub(super) headers: bool,
     pub(super) members: Box<[Arc<Subscription>]>,
 }
@@ -40,16 +49,91 @@ pub(super) struct Class {
 /// A subscription that is delivered to by itself.
 pub(super) struct Target {
     pub(super) subscription: Arc<Subscription>,
-    /// What begins every delivery of this subject to a wire outbox; empty for others.
-    pub(super) prefix: Box<[u8]>,
+    pub(super) prefix: Prefix,
+}
+
+/// What begins every delivery of a subject to a wire outbox.
+pub(super) enum Prefix {
+    /// The plan is for one subject, or for no wire outbox.
+    Known(Box<[u8]>),
+    /// To be made for each message.
+    PerSubject,
+}
+
+impl Key {
+    fn new(subject: Subject<'_>, any_last: bool) -> Self {
+        match Stem::of(subject) {
+            Some(stem) if any_last => Self::AnyLast(stem),
+            _ => Self::One(subject.into()),
+        }
+    }
+
+    /// Bytes under which a plan can be looked up. Those of a stem are no subject's.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::One(subject) => subject.as_subject().as_str().as_bytes(),
+            Self::AnyLast(stem) => stem.as_str().as_bytes(),
+        }
+    }
+
+    /// Whether the bytes, if they are a subject, are one of those that the plan holds for.
+    #[inline]
+    pub(super) fn covers(&self, subject: &[u8]) -> bool {
+        match self {
+            Self::One(known) => known.as_subject().as_str().as_bytes() == subject,
+            Self::AnyLast(stem) => stem.is_of(subject),
+        }
+    }
+
+    /// Parses a subject that the plan covers.
+    #[inline]
+    pub(super) fn subject<'a>(&'a self, bytes: &'a [u8]) -> Result<Subject<'a>, SubjectError> {
+        match self {
+            Self::One(known) => Ok(known.as_subject()),
+            Self::AnyLast(stem) => stem.subject(bytes),
+        }
+    }
+
+    fn prefix(&self, protocol: &Protocol, sid: &[u8]) -> Prefix {
+        match self {
+            Self::One(subject) => {
+                let mut prefix = Vec::new();
+                (protocol.prefix)(&mut prefix, subject.as_subject().as_str(), sid);
+                Prefix::Known(prefix.into())
+            }
+            Self::AnyLast(_) => Prefix::PerSubject,
+        }
+    }
+}
+
+impl Prefix {
+    /// The prefix for a message on `subject`; `scratch` is where it is made if it must be.
+    #[inline]
+    pub(super) fn of<'a>(
+        &'a self,
+        protocol: &Protocol,
+        subject: Subject<'_>,
+        sid: &[u8],
+        scratch: &'a mut Vec<u8>,
+    ) -> &'a [u8] {
+        match self {
+            Self::Known(prefix) => prefix,
+            Self::PerSubject => {
+                scratch.clear();
+                (protocol.prefix)(scratch, subject.as_str(), sid);
+                scratch
+            }
+        }
+    }
 }
 
 impl Plan {
     pub(super) fn new(subject: Subject<'_>, matches: Matches<Arc<Subscription>>) -> Self {
+        let key = Key::new(subject, matches.any_last);
         let target = |subscription: Arc<Subscription>| Target {
             prefix: match &subscription.outbox {
-                Outbox::Wire(wire) => (wire.protocol().prefix)(subject.as_str(), &subscription.sid).into(),
-                Outbox::Mailbox(_) | Outbox::Replies(_) => Box::default(),
+                Outbox::Wire(wire) => key.prefix(wire.protocol(), &subscription.sid),
+                Outbox::Mailbox(_) | Outbox::Replies(_) => Prefix::Known(Box::default()),
             },
             subscription,
         };
@@ -65,12 +149,12 @@ impl Plan {
         }
         let group = |members: Vec<Arc<Subscription>>| members.into_iter().map(target).collect();
         Self {
-            subject: subject.into(),
             reserved: is_reserved(subject),
-            classes: classes(subject, wires),
+            classes: classes(&key, wires),
             one_by_one: one_by_one.into_iter().map(target).collect(),
             readers: without_twins(readers).into_iter().map(target).collect(),
             groups: matches.groups.into_iter().map(group).collect(),
+            key,
         }
     }
 
@@ -99,15 +183,15 @@ fn is_reserved(subject: Subject<'_>) -> bool {
 }
 
 /// Groups wires, each given with whether it takes headers, by what they are written.
-fn classes(subject: Subject<'_>, mut wires: Vec<(bool, Arc<Subscription>)>) -> Box<[Class]> {
+fn classes(key: &Key, mut wires: Vec<(bool, Arc<Subscription>)>) -> Box<[Class]> {
     // Sorting brings equal encodings together in n log n.
     wires.sort_by(|a, b| encoding(a).cmp(&encoding(b)));
     let class = |chunk: &[(bool, Arc<Subscription>)]| {
         let (headers, first) = &chunk[0];
         let Outbox::Wire(wire) = &first.outbox else { return None };
         Some(Class {
-            encode: wire.protocol().encode,
-            prefix: (wire.protocol().prefix)(subject.as_str(), &first.sid).into(),
+            protocol: wire.protocol(),
+            prefix: key.prefix(wire.protocol(), &first.sid),
             headers: *headers,
             members: chunk.iter().map(|(_, subscription)| subscription.clone()).collect(),
         })

@@ -8,7 +8,7 @@ use super::*;
 
 /// A message is its payload; every byte written is a message.
 static PLAIN: Protocol = Protocol {
-    prefix: |_, _| Vec::new(),
+    prefix: |_, _, _| {},
     encode: |out, _, message, _| out.extend_from_slice(message.payload),
     count: |_, written| written,
 };

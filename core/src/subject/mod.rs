@@ -6,6 +6,10 @@
 //!
 //! A [`Subject`] or [`Filter`] exists only when it is valid, so nothing downstream checks again.
 
+mod stem;
+
+pub use stem::Stem;
+
 use std::fmt;
 
 /// The longest subject or filter, in bytes. A NATS control line is at most 4,096 bytes

@@ -1,0 +1,103 @@
+//! Stems: what subjects that differ in their last token only have in common.
+//!
+//! Owns the way from a stem and bytes off the wire back to a subject. It must not know when a stem tells
+//! enough; the router says so of each match.
+
+use super::{MAX_SUBJECT_LEN, Subject, SubjectError};
+
+/// All tokens of a subject but the last, each with its dot: `a.b.` of `a.b.c`. No subject ends with a dot,
+/// so that no stem is taken for one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Stem(Box<str>);
+
+impl Stem {
+    /// The stem of a subject; none when it has but one token.
+    #[must_use]
+    pub fn of(subject: Subject<'_>) -> Option<Self> {
+        let text = subject.as_str();
+        Some(Self(text[..=text.rfind('.')?].into()))
+    }
+
+    /// Where a stem would be in bytes that may be a subject.
+    #[must_use]
+    pub fn part_of(subject: &[u8]) -> Option<&[u8]> {
+        Some(&subject[..=memchr::memrchr(b'.', subject)?])
+    }
+
+    /// The text, with the dot at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the bytes are this stem and one more token, if they are a subject at all.
+    #[inline]
+    #[must_use]
+    pub fn is_of(&self, subject: &[u8]) -> bool {
+        let stem = self.0.as_bytes();
+        subject.len() > stem.len() && subject.starts_with(stem) && !subject[stem.len()..].contains(&b'.')
+    }
+
+    /// Parses a subject that begins with this stem. Only the last token is looked at, unless that is not
+    /// ASCII.
+    ///
+    /// # Errors
+    /// As [`Subject::from_bytes`], which reads bytes that do not begin with this stem.
+    #[inline]
+    pub fn subject<'a>(&self, bytes: &'a [u8]) -> Result<Subject<'a>, SubjectError> {
+        if !self.is_of(bytes) {
+            return Subject::from_bytes(bytes);
+        }
+        let token = &bytes[self.0.len()..];
+        let plain = token.iter().all(|b| matches!(b, b'!'..=b'~'));
+        if !plain || matches!(token, b"*" | b">") || bytes.len() > MAX_SUBJECT_LEN {
+            return Subject::from_bytes(bytes);
+        }
+        // The stem is UTF-8 and ends at a character's end; what follows is ASCII.
+        let text = std::str::from_utf8(bytes).map_err(|_| SubjectError::NotUtf8)?;
+        Ok(Subject::from_checked(text))
+    }
+}
+
+impl std::fmt::Debug for Stem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stem({:?})", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stem(subject: &str) -> Option<Stem> {
+        Stem::of(Subject::new(subject).unwrap())
+    }
+
+    #[test]
+    fn a_stem_is_all_but_the_last_token() {
+        assert_eq!(stem("a.b.c").unwrap().as_str(), "a.b.");
+        assert_eq!(stem("a"), None);
+        assert_eq!(Stem::part_of(b"a.b.c"), Some(&b"a.b."[..]));
+        assert_eq!(Stem::part_of(b"a"), None);
+        let ab = stem("a.b.c").unwrap();
+        assert!(ab.is_of(b"a.b.x") && !ab.is_of(b"a.b.") && !ab.is_of(b"a.b.c.d") && !ab.is_of(b"a.bc"));
+    }
+
+    proptest! {
+        /// A stem takes no bytes for a subject that are none, and says the same of what is wrong with them.
+        #[test]
+        fn a_stem_reads_as_the_parser_does(last in "[ -~ä\u{a0}]{0,4}|\\*|>|.*") {
+            let bytes = format!("ä.b.{last}").into_bytes();
+            let stem = stem("ä.b.c").unwrap();
+            prop_assert_eq!(stem.subject(&bytes), Subject::from_bytes(&bytes));
+        }
+
+        #[test]
+        fn bytes_make_no_stem_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            let stem = stem("a.b").unwrap();
+            prop_assert_eq!(stem.subject(&bytes), Subject::from_bytes(&bytes));
+            let _ = Stem::part_of(&bytes);
+        }
+    }
+}
