@@ -228,23 +228,48 @@ fn scan_line<const N: usize>(
     let mut arguments: [&[u8]; N] = [&[]; N];
     let (mut count, mut from) = (0, start);
     let window = &input[..input.len().min(start + limits.max_control_line_bytes + 1)];
-    for (at, &byte) in window.iter().enumerate().skip(start) {
-        if byte > b' ' {
-            continue;
+    let mut at = start;
+    while let Some(rest) = window.get(at..).filter(|rest| !rest.is_empty()) {
+        let mut marks = separators(first_word(rest));
+        while marks != 0 {
+            let end = at + marks.trailing_zeros() as usize / 8;
+            marks &= marks - 1;
+            if end == from || count == N {
+                return None;
+            }
+            arguments[count] = &input[from..end];
+            count += 1;
+            from = end + 1;
+            match input[end] {
+                b' ' => {}
+                b'\r' if input.get(from) == Some(&b'\n') => return Some(((arguments, count), from + 1)),
+                _ => return None,
+            }
         }
-        if at == from || count == N {
-            return None;
-        }
-        arguments[count] = &input[from..at];
-        count += 1;
-        from = at + 1;
-        match byte {
-            b' ' => {}
-            b'\r' if input.get(from) == Some(&b'\n') => return Some(((arguments, count), from + 1)),
-            _ => return None,
-        }
+        at += size_of::<u64>();
     }
     None
+}
+
+/// The first eight bytes, in the order of their significance; fewer are filled up with letters.
+#[inline]
+fn first_word(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => {
+            let mut word = [b'~'; size_of::<u64>()];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(word)
+        }
+    }
+}
+
+/// The highest bit of each of the eight bytes that is a space or a control character. Adding `0x5f` to seven
+/// bits carries into the eighth from `0x21` on, and never into the next byte.
+#[inline]
+fn separators(word: u64) -> u64 {
+    const BYTES: u64 = u64::from_le_bytes([1; 8]);
+    !((word & (BYTES * 0x7f)) + BYTES * 0x5f | word) & (BYTES * 0x80)
 }
 
 /// Splits arguments at runs of spaces and tabs into at most `N`; one more is an error.
@@ -422,6 +447,19 @@ mod tests {
         let long = [b"SUB ".as_slice(), &[b'a'; 4_200]].concat();
         assert_eq!(error(&long), ParseError::ControlLineTooLong);
         assert_eq!(error(&[&long[..4_102], b"\r\n"].concat()), ParseError::ControlLineTooLong);
+    }
+
+    #[test]
+    fn separators_are_found_in_every_place() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                let mut word = [b'a'; 8];
+                word[at] = byte;
+                let expected = if byte <= b' ' { 0x80 << (8 * at) } else { 0 };
+                assert_eq!(separators(u64::from_le_bytes(word)), expected, "{byte} at {at}");
+            }
+        }
+        assert_eq!(separators(0), 0x8080_8080_8080_8080);
     }
 
     #[test]

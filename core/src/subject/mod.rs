@@ -8,7 +8,7 @@
 
 mod stem;
 
-pub use stem::Stem;
+pub use stem::{LastSubject, Stem};
 
 use std::fmt;
 

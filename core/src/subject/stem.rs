@@ -38,24 +38,37 @@ impl Stem {
         subject.len() > stem.len() && subject.starts_with(stem) && !subject[stem.len()..].contains(&b'.')
     }
 
-    /// Parses a subject that begins with this stem. Only the last token is looked at, unless that is not
-    /// ASCII.
+    /// The text of a subject that begins with this stem. Only the last token is looked at, unless that is
+    /// not ASCII.
+    #[inline]
+    fn read<'a>(&self, bytes: &'a [u8]) -> Result<&'a str, SubjectError> {
+        let token = if self.is_of(bytes) { &bytes[self.0.len()..] } else { b"" };
+        let is_plain = !token.is_empty() && token.iter().all(|b| matches!(b, b'!'..=b'~'));
+        if !is_plain || matches!(token, b"*" | b">") || bytes.len() > MAX_SUBJECT_LEN {
+            return Subject::from_bytes(bytes).map(Subject::as_str);
+        }
+        std::str::from_utf8(bytes).map_err(|_| SubjectError::NotUtf8)
+    }
+}
+
+/// The subject that was last read under a stem. The one that follows is mostly the same or differs in its
+/// last token, so that little has to be looked at.
+#[derive(Debug, Default)]
+pub struct LastSubject(String);
+
+impl LastSubject {
+    /// Parses a subject that begins with `stem`.
     ///
     /// # Errors
-    /// As [`Subject::from_bytes`], which reads bytes that do not begin with this stem.
+    /// As [`Subject::from_bytes`], which reads bytes that do not begin with the stem.
     #[inline]
-    pub fn subject<'a>(&self, bytes: &'a [u8]) -> Result<Subject<'a>, SubjectError> {
-        if !self.is_of(bytes) {
-            return Subject::from_bytes(bytes);
+    pub fn read(&mut self, stem: &Stem, bytes: &[u8]) -> Result<Subject<'_>, SubjectError> {
+        if self.0.as_bytes() != bytes {
+            let text = stem.read(bytes)?;
+            self.0.clear();
+            self.0.push_str(text);
         }
-        let token = &bytes[self.0.len()..];
-        let plain = token.iter().all(|b| matches!(b, b'!'..=b'~'));
-        if !plain || matches!(token, b"*" | b">") || bytes.len() > MAX_SUBJECT_LEN {
-            return Subject::from_bytes(bytes);
-        }
-        // The stem is UTF-8 and ends at a character's end; what follows is ASCII.
-        let text = std::str::from_utf8(bytes).map_err(|_| SubjectError::NotUtf8)?;
-        Ok(Subject::from_checked(text))
+        Ok(Subject::from_checked(&self.0))
     }
 }
 
@@ -90,13 +103,16 @@ mod tests {
         fn a_stem_reads_as_the_parser_does(last in "[ -~ä\u{a0}]{0,4}|\\*|>|.*") {
             let bytes = format!("ä.b.{last}").into_bytes();
             let stem = stem("ä.b.c").unwrap();
-            prop_assert_eq!(stem.subject(&bytes), Subject::from_bytes(&bytes));
+            let mut memory = LastSubject::default();
+            for _ in 0..2 {
+                prop_assert_eq!(memory.read(&stem, &bytes), Subject::from_bytes(&bytes));
+            }
         }
 
         #[test]
         fn bytes_make_no_stem_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
             let stem = stem("a.b").unwrap();
-            prop_assert_eq!(stem.subject(&bytes), Subject::from_bytes(&bytes));
+            prop_assert_eq!(LastSubject::default().read(&stem, &bytes), Subject::from_bytes(&bytes));
             let _ = Stem::part_of(&bytes);
         }
     }

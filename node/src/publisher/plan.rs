@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use waymeet_core::router::Matches;
+use waymeet_core::subject::LastSubject;
 use waymeet_core::{OwnedSubject, Stem, Subject, SubjectError};
 
 use crate::outbox::{Outbox, Protocol};
@@ -85,12 +86,16 @@ impl Key {
         }
     }
 
-    /// Parses a subject that the plan covers.
+    /// Parses a subject that the plan covers; `last` is the one before.
     #[inline]
-    pub(super) fn subject<'a>(&'a self, bytes: &'a [u8]) -> Result<Subject<'a>, SubjectError> {
+    pub(super) fn subject<'a>(
+        &'a self,
+        bytes: &[u8],
+        last: &'a mut LastSubject,
+    ) -> Result<Subject<'a>, SubjectError> {
         match self {
             Self::One(known) => Ok(known.as_subject()),
-            Self::AnyLast(stem) => stem.subject(bytes),
+            Self::AnyLast(stem) => last.read(stem, bytes),
         }
     }
 

@@ -1,0 +1,296 @@
+//! A batch on its way to the outboxes.
+//!
+//! Owns how a message reaches the subscriptions of a plan and what became of it. It must not look for
+//! plans; the publisher does.
+
+use std::sync::Arc;
+
+use waymeet_core::Message;
+use waymeet_core::message::RawMessage;
+use waymeet_core::subject::LastSubject;
+
+use super::plan::{Class, Target};
+use super::{Origin, Outcome, Run, Verdict};
+use crate::buffers;
+use crate::delivery::Delivery;
+use crate::exchange::Exchange;
+use crate::metrics::{BatchCounts, DropReason, Listener};
+use crate::outbox::{Block, Offered, Outbox, WireOutbox};
+use crate::subscription::{Admission, Subscription};
+
+/// What a batch has done so far.
+pub(super) struct Batch {
+    pub(super) exchange: Arc<Exchange>,
+    /// The blocks of the present run, one for each class of its plan.
+    blocks: Vec<Vec<u8>>,
+    /// Where prefixes are made that no plan holds.
+    scratch: Vec<u8>,
+    counts: BatchCounts,
+    outcome: Outcome,
+    random: u64,
+}
+
+/// A message on its way, and the one copy for all who need one, made when the first of them does.
+struct Passing<'a> {
+    message: Message<'a>,
+    copy: Option<Arc<Delivery>>,
+}
+
+impl Batch {
+    pub(super) fn new(exchange: Arc<Exchange>, seed: u64) -> Self {
+        Self {
+            exchange,
+            blocks: Vec::new(),
+            scratch: Vec::new(),
+            counts: BatchCounts::default(),
+            outcome: Outcome::default(),
+            random: seed | 1,
+        }
+    }
+
+    /// Counts what was done and begins anew.
+    pub(super) fn finish(&mut self, listener: Listener) -> Outcome {
+        let counts = std::mem::take(&mut self.counts);
+        if counts.messages > 0 {
+            self.exchange.metrics.accepted(listener, counts);
+        }
+        std::mem::take(&mut self.outcome)
+    }
+
+    /// Puts an outbox on the flush list.
+    pub(super) fn touch(&mut self, outbox: &Arc<WireOutbox>) {
+        self.outcome.flush.push(outbox.clone());
+    }
+
+    #[cold]
+    pub(super) fn refuse(&self, origin: Origin, reason: DropReason) -> Verdict {
+        self.exchange.metrics.rejected(origin.listener, reason);
+        Verdict::Refused(reason)
+    }
+
+    /// Delivers a message that belongs to the run; `last` remembers its subject.
+    #[inline]
+    pub(super) fn route(
+        &mut self,
+        run: &mut Run,
+        message: &RawMessage<'_>,
+        last: &mut LastSubject,
+    ) -> Verdict {
+        let (plan, origin) = (&*run.cached.plan, run.origin);
+        let Ok(subject) = plan.key.subject(message.subject, last) else {
+            return self.refuse(origin, DropReason::Invalid);
+        };
+        if plan.reserved && !origin.trusted {
+            return self.refuse(origin, DropReason::NoPermission);
+        }
+        self.counts.messages += 1;
+        self.counts.bytes += message.size() as u64;
+        let before = self.counts.deliveries;
+        run.messages += 1;
+        let message = &mut Passing { message: message.with_subject(subject), copy: None };
+        match &*plan.classes {
+            [] => {}
+            // A run of one message to one subscriber is written where it goes; only longer ones are
+            // worth a block.
+            [class] if class.members.len() == 1 && run.messages == 1 => {
+                self.deliver_directly(origin, class, &message.message)
+            }
+            classes => {
+                self.encode_classes(classes, &message.message);
+                run.encoded += 1;
+            }
+        }
+        for target in &plan.one_by_one {
+            self.deliver(origin, target, message);
+        }
+        for target in &plan.readers {
+            self.deliver(origin, target, message);
+        }
+        for group in &plan.groups {
+            self.deliver_to_group(origin, group, message);
+        }
+        // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
+        if self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin)) {
+            self.counts.matched += 1;
+            Verdict::Matched
+        } else {
+            Verdict::Unmatched
+        }
+    }
+
+    fn deliver_directly(&mut self, origin: Origin, class: &Class, message: &Message<'_>) {
+        let member = &class.members[0];
+        let Outbox::Wire(wire) = &member.outbox else { return };
+        if wire.is_own_echo(origin.session) {
+            return;
+        }
+        let prefix = class.prefix.of(class.protocol, message.subject, &member.sid, &mut self.scratch);
+        if let Some(offered) = wire.offer(|| member.admit_block(1), prefix, message) {
+            self.counts.deliveries += 1;
+            self.note(wire, offered, 1);
+        }
+    }
+
+    fn encode_classes(&mut self, classes: &[Class], message: &Message<'_>) {
+        if self.blocks.len() < classes.len() {
+            self.blocks.resize_with(classes.len(), Vec::new);
+        }
+        for (class, block) in classes.iter().zip(&mut self.blocks) {
+            if block.capacity() == 0 {
+                *block = buffers::take();
+            }
+            let sid = &class.members[0].sid;
+            let prefix = class.prefix.of(class.protocol, message.subject, sid, &mut self.scratch);
+            (class.protocol.encode)(block, prefix, message, class.headers);
+        }
+    }
+
+    pub(super) fn end_run(&mut self, run: &Run) {
+        if run.encoded == 0 {
+            return;
+        }
+        for (index, class) in run.cached.plan.classes.iter().enumerate() {
+            let bytes = std::mem::take(&mut self.blocks[index]);
+            if let [member] = &*class.members {
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.encoded));
+                continue;
+            }
+            let block = Block { bytes: Arc::new(bytes), messages: run.encoded };
+            for member in &class.members {
+                let wanted = || member.admit_block(run.encoded);
+                self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
+            }
+            if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
+                buffers::give_back(buffer);
+            }
+        }
+    }
+
+    fn offer_block(
+        &mut self,
+        run: &Run,
+        member: &Subscription,
+        offer: impl FnOnce(&WireOutbox) -> Option<Offered>,
+    ) {
+        let Outbox::Wire(wire) = &member.outbox else { return };
+        if wire.is_own_echo(run.origin.session) {
+            return;
+        }
+        self.counts.deliveries += run.encoded;
+        match offer(wire) {
+            Some(offered) => self.note(wire, offered, run.encoded),
+            // The subscription ended after the run began; the messages came too late for it.
+            None => self.lost(member, run.encoded),
+        }
+    }
+
+    /// Delivers one message to one subscription; false when it did not take it.
+    fn deliver(&mut self, origin: Origin, target: &Target, message: &mut Passing<'_>) -> bool {
+        let subscription = &target.subscription;
+        if is_own_echo(origin, subscription) {
+            return false;
+        }
+        let mut admission = Admission::No;
+        let wanted = || {
+            admission = subscription.admit();
+            admission != Admission::No
+        };
+        let taken = self.hand_over(target, message, wanted);
+        // A limit may have come while a block was on its way to the subscription and have been passed by that
+        // block; then no message was the last one.
+        if admission == Admission::Last || (admission == Admission::No && subscription.is_limited()) {
+            self.exchange.unsubscribe(subscription);
+        }
+        self.counts.deliveries += u64::from(taken.is_some());
+        taken.unwrap_or(false)
+    }
+
+    /// Queues one message where the subscription wants it; `None` when it does not want it any more.
+    fn hand_over(
+        &mut self,
+        target: &Target,
+        message: &mut Passing<'_>,
+        mut wanted: impl FnMut() -> bool,
+    ) -> Option<bool> {
+        let subscription = &target.subscription;
+        let taken = match &subscription.outbox {
+            Outbox::Wire(wire) => {
+                let (subject, scratch) = (message.message.subject, &mut self.scratch);
+                let prefix = target.prefix.of(wire.protocol(), subject, &subscription.sid, scratch);
+                let offered = wire.offer(&mut wanted, prefix, &message.message)?;
+                self.note(wire, offered, 1);
+                return Some(offered.taken);
+            }
+            Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => return None,
+            Outbox::Mailbox(mailbox) => mailbox.offer(subscription.tag, message.copy()),
+            Outbox::Replies(replies) => replies.offer(message.message.subject, message.copy()),
+        };
+        self.count(taken, 1);
+        Some(taken)
+    }
+
+    /// One member receives: the first that takes it, from a random one on.
+    fn deliver_to_group(&mut self, origin: Origin, group: &[Target], message: &mut Passing<'_>) {
+        let start = (self.next_random() % group.len() as u64) as usize;
+        let (before, from_start) = group.split_at(start);
+        for member in from_start.iter().chain(before) {
+            if self.deliver(origin, member, message) {
+                return;
+            }
+        }
+    }
+
+    fn note(&mut self, wire: &Arc<WireOutbox>, offered: Offered, messages: u64) {
+        self.count(offered.taken, messages);
+        if offered.list {
+            self.outcome.flush.push(wire.clone());
+        }
+        if offered.pressed && self.outcome.pressed.is_none() {
+            self.outcome.pressed = Some(wire.clone());
+        }
+    }
+
+    fn count(&mut self, taken: bool, messages: u64) {
+        if taken {
+            self.outcome.delivered += messages;
+        } else {
+            self.outcome.dropped += messages;
+        }
+    }
+
+    fn lost(&mut self, subscription: &Subscription, messages: u64) {
+        self.count(false, messages);
+        self.exchange.metrics.dropped(subscription.outbox.listener(), DropReason::SubscriberGone, messages);
+    }
+
+    /// xorshift64*: which member of a group receives needs no better randomness.
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+impl Passing<'_> {
+    fn copy(&mut self) -> &Arc<Delivery> {
+        self.copy.get_or_insert_with(|| Arc::new(Delivery::new(&self.message)))
+    }
+}
+
+impl Class {
+    /// Whether anybody but the publisher itself is in it. Members are of different sessions, because a
+    /// session uses a sid once, so that more than one member is enough.
+    fn is_heard(&self, origin: Origin) -> bool {
+        self.members.len() > 1 || !is_own_echo(origin, &self.members[0])
+    }
+}
+
+/// Whether the message is the subscriber's own and it asked not to hear itself (NATS `echo: false`).
+fn is_own_echo(origin: Origin, subscription: &Subscription) -> bool {
+    match &subscription.outbox {
+        Outbox::Wire(wire) => wire.is_own_echo(origin.session),
+        Outbox::Mailbox(_) | Outbox::Replies(_) => false,
+    }
+}
