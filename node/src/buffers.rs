@@ -11,9 +11,8 @@ const POOL_BUFFERS: usize = 64;
 const POOL_BUFFER_LIMIT_BYTES: usize = 256 * 1_024;
 /// How large a new buffer is.
 const INITIAL_BYTES: usize = 512;
-/// How much one read takes at most. The kernel's default receive buffer is 128 KiB, so that two reads
-/// empty it.
-pub(crate) const READ_BYTES: usize = 64 * 1_024;
+/// How much one read takes at most: as much as the kernel's default receive buffer holds.
+pub(crate) const READ_BYTES: usize = 128 * 1_024;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };

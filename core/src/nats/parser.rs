@@ -95,6 +95,7 @@ pub enum ParseError {
 ///
 /// # Errors
 /// As soon as the bytes that are there can no longer become an operation.
+#[inline]
 pub fn parse(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
     // Nearly everything is a publication as clients write it. One pass over its line finds its arguments;
     // whatever is not quite like that goes the long way, which knows what is wrong with it.
@@ -111,6 +112,7 @@ pub fn parse(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
     parse_any(input, limits)
 }
 
+#[inline(never)]
 fn parse_any(input: &[u8], limits: Limits) -> Result<Parsed<'_>, ParseError> {
     // The longest word and some spaces may stand before the arguments that the limit is for.
     const WORD_ALLOWANCE: usize = 16;
@@ -269,7 +271,7 @@ fn first_word(bytes: &[u8]) -> u64 {
 #[inline]
 fn separators(word: u64) -> u64 {
     const BYTES: u64 = u64::from_le_bytes([1; 8]);
-    !((word & (BYTES * 0x7f)) + BYTES * 0x5f | word) & (BYTES * 0x80)
+    !(((word & (BYTES * 0x7f)) + BYTES * 0x5f) | word) & (BYTES * 0x80)
 }
 
 /// Splits arguments at runs of spaces and tabs into at most `N`; one more is an error.

@@ -57,18 +57,31 @@ impl Stem {
 pub struct LastSubject(String);
 
 impl LastSubject {
+    /// Forgets it.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether the bytes are that subject.
+    #[inline]
+    #[must_use]
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        self.0.as_bytes() == bytes
+    }
+
     /// Parses a subject that begins with `stem`.
     ///
     /// # Errors
     /// As [`Subject::from_bytes`], which reads bytes that do not begin with the stem.
     #[inline]
     pub fn read(&mut self, stem: &Stem, bytes: &[u8]) -> Result<Subject<'_>, SubjectError> {
-        if self.0.as_bytes() != bytes {
+        if !self.is(bytes) {
             let text = stem.read(bytes)?;
             self.0.clear();
             self.0.push_str(text);
         }
-        Ok(Subject::from_checked(&self.0))
+        // Forgotten subjects are empty, and so may the bytes be.
+        if self.0.is_empty() { Err(SubjectError::Empty) } else { Ok(Subject::from_checked(&self.0)) }
     }
 }
 
@@ -112,7 +125,8 @@ mod tests {
         #[test]
         fn bytes_make_no_stem_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
             let stem = stem("a.b").unwrap();
-            prop_assert_eq!(LastSubject::default().read(&stem, &bytes), Subject::from_bytes(&bytes));
+            let mut memory = LastSubject::default();
+            prop_assert_eq!(memory.read(&stem, &bytes), Subject::from_bytes(&bytes));
             let _ = Stem::part_of(&bytes);
         }
     }

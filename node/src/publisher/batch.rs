@@ -85,6 +85,9 @@ impl Batch {
         }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
+        if plan.is_empty() {
+            return Verdict::Unmatched;
+        }
         let before = self.counts.deliveries;
         run.messages += 1;
         let message = &mut Passing { message: message.with_subject(subject), copy: None };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use waymeet_core::router::{Generation, Generations};
+use waymeet_core::subject::LastSubject;
 use waymeet_core::{Stem, Subject, SubjectError};
 
 use super::plan::Plan;
@@ -109,10 +110,10 @@ impl Cached {
         Self { class, generation, plan: Arc::new(Plan::new(subject, matches)) }
     }
 
-    /// Whether the plan is the one for `subject` as of now.
+    /// Whether the plan is the one for `subject` as of now; `last` is one that it held for.
     #[inline]
-    pub(super) fn holds_for(&self, subject: &[u8], exchange: &Exchange) -> bool {
-        self.plan.key.covers(subject) && self.generation == exchange.generation(self.class)
+    pub(super) fn holds_for(&self, subject: &[u8], last: &LastSubject, exchange: &Exchange) -> bool {
+        self.plan.key.covers(subject, last) && self.generation == exchange.generation(self.class)
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Publisher {
     cache: MatchCache,
     run: Option<Run>,
-    /// The last subject of a plan that holds for several.
+    /// The last subject of the run, if its plan holds for several.
     last: LastSubject,
     batch: Batch,
 }
@@ -88,10 +88,12 @@ impl Publisher {
         if let Some(reason) = self.objection(message) {
             return self.batch.refuse(origin, reason);
         }
-        let exchange = &self.batch.exchange;
-        let goes_on = |run: &Run| run.origin == origin && run.cached.holds_for(message.subject, exchange);
+        let (exchange, last) = (&self.batch.exchange, &self.last);
+        let goes_on =
+            |run: &Run| run.origin == origin && run.cached.holds_for(message.subject, last, exchange);
         if !self.run.as_ref().is_some_and(goes_on) {
             self.settle();
+            self.last.clear();
             match self.cache.get(message.subject, &self.batch.exchange) {
                 Ok(cached) => self.run = Some(Run { origin, cached, messages: 0, encoded: 0 }),
                 Err(_) => return self.batch.refuse(origin, DropReason::Invalid),

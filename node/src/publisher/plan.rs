@@ -77,12 +77,13 @@ impl Key {
         }
     }
 
-    /// Whether the bytes, if they are a subject, are one of those that the plan holds for.
+    /// Whether the bytes, if they are a subject, are one of those that the plan holds for. `last` is one that
+    /// it held for.
     #[inline]
-    pub(super) fn covers(&self, subject: &[u8]) -> bool {
+    pub(super) fn covers(&self, subject: &[u8], last: &LastSubject) -> bool {
         match self {
             Self::One(known) => known.as_subject().as_str().as_bytes() == subject,
-            Self::AnyLast(stem) => stem.is_of(subject),
+            Self::AnyLast(stem) => last.is(subject) || stem.is_of(subject),
         }
     }
 
@@ -161,6 +162,14 @@ impl Plan {
             groups: matches.groups.into_iter().map(group).collect(),
             key,
         }
+    }
+
+    /// Whether the plan names nobody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+            && self.one_by_one.is_empty()
+            && self.readers.is_empty()
+            && self.groups.is_empty()
     }
 
     /// How many subscriptions the plan names.

@@ -3,9 +3,10 @@
 use super::*;
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::outbox::Protocol;
+use crate::outbox::{Outbox, Protocol};
+use crate::subscription::Subscription;
 use waymeet_core::nats::encode;
-use waymeet_core::{Subject, SubjectFilter};
+use waymeet_core::{Headers, Message, Subject, SubjectFilter};
 
 static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
@@ -32,4 +33,50 @@ fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
     assert_eq!(publisher.finish(Listener::Nats).delivered, 3);
     assert_eq!(publisher.publish(PUBLISHER, &(&message).into()), Verdict::Unmatched);
     assert_eq!((publisher.finish(Listener::Nats).delivered, metrics.subscriptions()), (0, 0));
+}
+
+#[test]
+fn one_plan_serves_subjects_that_differ_in_a_token_nobody_names() {
+    let metrics = Arc::new(Metrics::new());
+    let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
+    let wire = Arc::new(WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, metrics.clone()));
+    let filter = SubjectFilter::new("inbox.*").unwrap();
+    let subscription = Arc::new(Subscription::new(filter, None, Outbox::Wire(wire.clone())).with_sid(b"7"));
+    exchange.subscribe(&subscription);
+
+    let mut publisher = Publisher::new(exchange.clone(), 1);
+    let mut publish = |subject: &'static [u8]| {
+        let message = RawMessage { subject, reply: None, headers: Headers::EMPTY, payload: b"x" };
+        publisher.publish(PUBLISHER, &message)
+    };
+    for subject in [&b"inbox.1"[..], b"inbox.22", b"inbox.22", b"inbox.3"] {
+        assert_eq!(publish(subject), Verdict::Matched);
+    }
+    for subject in [&b"inbox."[..], b"inbox.*", b"inbox.a b", b"inbox.\xff", b"", b"inbox..1"] {
+        assert_eq!(publish(subject), Verdict::Refused(DropReason::Invalid), "{}", subject.escape_ascii());
+    }
+    assert_eq!(publish(b"inbox.1.2"), Verdict::Unmatched);
+    assert_eq!(publish(b"inbox"), Verdict::Unmatched);
+    // Somebody names a token now.
+    let filter = SubjectFilter::new("inbox.3").unwrap();
+    let other = Arc::new(Subscription::new(filter, None, Outbox::Wire(wire.clone())).with_sid(b"8"));
+    exchange.subscribe(&other);
+    assert_eq!(publish(b"inbox.4"), Verdict::Matched);
+    assert_eq!(publish(b"inbox.3"), Verdict::Matched);
+    publisher.finish(Listener::Nats);
+    let mut out = Vec::new();
+    wire.take(&mut out);
+    let lines: Vec<_> = out.split(|&b| b == b'\n').filter(|line| line.starts_with(b"MSG")).collect();
+    let expected = [
+        &b"MSG inbox.1 7 1\r"[..],
+        b"MSG inbox.22 7 1\r",
+        b"MSG inbox.22 7 1\r",
+        b"MSG inbox.3 7 1\r",
+        b"MSG inbox.4 7 1\r",
+        b"MSG inbox.3 7 1\r",
+        b"MSG inbox.3 8 1\r",
+    ];
+    assert_eq!(lines.len(), expected.len());
+    assert_eq!(lines[..5], expected[..5]);
+    assert!(lines[5..] == expected[5..] || lines[5..] == [expected[6], expected[5]]);
 }
