@@ -24,7 +24,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.listeners.coap.address = Address::Off;
     config.listeners.http.address = http_address()?.parse()?;
     let node = Node::builder().config(config).start().await?;
-    let _service = node.client().serve("bench.echo", |request| async move { Echo(request) })?;
+    let client = node.client();
+    // Beside the connections, so that a request wakes no other thread; echoing does not hold them up.
+    node.spawn(async move {
+        match client.serve("bench.echo", |request| async move { Echo(request) }) {
+            Ok(_service) => std::future::pending().await,
+            Err(error) => eprintln!("{error}"),
+        }
+    });
     println!("{}", node.addresses().http.ok_or("HTTP is off")?);
     tokio::signal::ctrl_c().await?;
     node.drain().await;
