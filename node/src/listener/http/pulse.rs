@@ -87,7 +87,8 @@ impl Pulse {
         self.set(Waiting::Answer);
     }
 
-    /// The answer is there, whole, and about to be written.
+    /// The answer is there, whole, and about to be written. What hyper has read of a next head together with
+    /// this request is not seen here: until more of it comes, such a connection rests.
     pub(super) fn answered(&self) {
         self.set(Waiting::Request);
         self.defers.store(true, Relaxed);
