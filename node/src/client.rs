@@ -3,11 +3,16 @@
 //! Owns the four verbs `publish`, `subscribe`, `request` and `serve` on plain texts and bytes. It must not
 //! do anything that the handle does not; it only parses and wraps.
 
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 use waymeet_core::{Filter, Message, Subject, SubjectError};
 
 use crate::delivery::Delivery;
@@ -146,31 +151,67 @@ where
     let places = Arc::new(Semaphore::new(MAX_SERVED_AT_ONCE));
     let mut answers = JoinSet::new();
     while let Some(item) = mailbox.recv().await {
+        // So that a service that is asked without end lets others run too.
+        consume_budget().await;
         // A gap is counted already; who asked will find its time-out.
         let Item::Message { delivery, .. } = item else { continue };
+        let mut answer = Box::pin(AssertUnwindSafe(handler(delivery.clone())).catch_unwind());
+        // Most answers are there at once, and then no task is made for them.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+            reply(&client, &delivery, answer);
+            continue;
+        }
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         while answers.try_join_next().is_some() {}
-        let answer = handler(delivery.clone());
         let client = client.clone();
         answers.spawn(async move {
-            let payload = answer.await;
-            if let Some(reply) = delivery.message().reply {
-                let message = Message::new(reply, payload.as_ref());
-                if let Err(error) = client.0.publish(Listener::Embedded, &message) {
-                    tracing::warn!(%error, subject = %delivery.message().subject, "an answer was lost");
-                }
-            }
+            reply(&client, &delivery, answer.await);
             drop(place);
         });
     }
     while answers.join_next().await.is_some() {}
 }
 
+/// Publishes an answer where one is expected. A handler that panicked has none.
+fn reply<P: AsRef<[u8]>>(client: &Client, request: &Delivery, answer: std::thread::Result<P>) {
+    let subject = request.message().subject;
+    let Ok(payload) = answer else {
+        return tracing::error!(%subject, "a service panicked and answers nothing");
+    };
+    if let Some(reply) = request.message().reply {
+        let message = Message::new(reply, payload.as_ref());
+        if let Err(error) = client.0.publish_counting(Listener::Embedded, &message) {
+            tracing::warn!(%error, %subject, "an answer was lost");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::Node;
+
+    #[tokio::test]
+    async fn a_service_answers_at_once_or_later_and_outlives_a_panic() {
+        let node = node().await;
+        let client = node.client();
+        let _service = client.serve("work.*", |request| async move {
+            match request.payload() {
+                b"panic" => panic!("the test asked for it"),
+                b"later" => tokio::task::yield_now().await,
+                _ => {}
+            }
+            request.payload().to_ascii_uppercase()
+        });
+        let wait = Duration::from_secs(60);
+        let panicked = client.request("work.a", "panic", Duration::from_millis(20)).await;
+        assert_eq!(panicked.unwrap_err(), RequestError::Timeout.into());
+        for (asked, answer) in [("now", "NOW"), ("later", "LATER"), ("", "")] {
+            let reply = client.request("work.a", asked, wait).await.unwrap();
+            assert_eq!(reply.payload(), answer.as_bytes());
+        }
+    }
 
     async fn node() -> Node {
         Node::builder().without_listeners().workers(1).start().await.expect("nothing can be taken")

@@ -41,6 +41,38 @@ pub struct Receipt {
     pub dropped: u64,
 }
 
+/// The numbers of a [`Receipt`], for a listener that writes them where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published<'a> {
+    /// With the number, the receipt's id.
+    node: &'a str,
+    number: u64,
+    delivered: u64,
+    dropped: u64,
+}
+
+impl Published<'_> {
+    /// The receipt as JSON, as [`Receipt`] is serialised; only the subject needs to be escaped.
+    pub(crate) fn to_json(self, subject: waymeet_core::Subject<'_>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + subject.as_str().len());
+        let written = (|| {
+            out.extend_from_slice(b"{\"id\":\"");
+            out.extend_from_slice(self.node.as_bytes());
+            out.push(b'-');
+            serde_json::to_writer(&mut out, &self.number)?;
+            out.extend_from_slice(b"\",\"subject\":");
+            serde_json::to_writer(&mut out, subject.as_str())?;
+            out.extend_from_slice(b",\"delivered\":");
+            serde_json::to_writer(&mut out, &self.delivered)?;
+            out.extend_from_slice(b",\"forwarded\":0,\"dropped\":");
+            serde_json::to_writer(&mut out, &self.dropped)?;
+            out.push(b'}');
+            Ok::<_, serde_json::Error>(out)
+        })();
+        written.expect("writing a text and numbers into memory cannot fail")
+    }
+}
+
 /// Why a message was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -119,21 +151,46 @@ impl NodeHandle {
         Ok(receipt)
     }
 
+    /// As [`NodeHandle::publish_slowed`], without the texts of a receipt.
+    pub(crate) async fn publish_slowed_counting(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+    ) -> Result<Published<'_>, PublishError> {
+        let (published, pressed) = self.publish_counting(from, message)?;
+        if let Some(subscriber) = pressed.filter(|_| self.shared.config.limits.slow_publishers) {
+            subscriber.slow_down().await;
+        }
+        Ok(published)
+    }
+
     fn publish_noting(
         &self,
         from: Listener,
         message: &Message<'_>,
     ) -> Result<(Receipt, Option<Arc<WireOutbox>>), PublishError> {
+        let (published, pressed) = self.publish_counting(from, message)?;
+        let receipt = Receipt {
+            id: format!("{}-{}", published.node, published.number),
+            subject: message.subject.as_str().to_owned(),
+            delivered: published.delivered,
+            forwarded: 0,
+            dropped: published.dropped,
+        };
+        Ok((receipt, pressed))
+    }
+
+    /// As [`NodeHandle::publish`], without the texts of a receipt.
+    pub(crate) fn publish_counting(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+    ) -> Result<(Published<'_>, Option<Arc<WireOutbox>>), PublishError> {
         let (verdict, outcome) = self.route(from, message, false);
         self.check(verdict)?;
-        let receipt = Receipt {
-            id: self.shared.next_receipt(),
-            subject: message.subject.as_str().to_owned(),
-            delivered: outcome.delivered,
-            forwarded: 0,
-            dropped: outcome.dropped,
-        };
-        Ok((receipt, outcome.pressed))
+        let (node, number) = self.shared.next_receipt();
+        let published = Published { node, number, delivered: outcome.delivered, dropped: outcome.dropped };
+        Ok((published, outcome.pressed))
     }
 
     /// Sends a request and waits for its first reply. The node supplies the reply subject; one in
@@ -147,6 +204,16 @@ impl NodeHandle {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<Arc<Delivery>, RequestError> {
+        let reply = tokio::time::timeout(timeout, self.request_untimed(from, message));
+        reply.await.unwrap_or(Err(RequestError::Timeout))
+    }
+
+    /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
+    pub(crate) async fn request_untimed(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+    ) -> Result<Arc<Delivery>, RequestError> {
         let slot = self.shared.replies.wait(from).map_err(|_| {
             self.shared.metrics.rejected(from, DropReason::Overloaded);
             RequestError::Overloaded
@@ -159,7 +226,7 @@ impl NodeHandle {
         if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
             return Err(RequestError::NoResponders);
         }
-        let delivery = tokio::time::timeout(timeout, slot).await.map_err(|_| RequestError::Timeout)?;
+        let delivery = slot.await;
         // A responder in between, such as a node beyond a link, says by this status that there is none.
         let message = delivery.message();
         if message.payload.is_empty() && message.headers.status() == Some(503) {

@@ -164,6 +164,14 @@ impl Node {
         self.handle.clone()
     }
 
+    /// Runs a task on one of the node's threads, until it ends or the node does. A service there is reached
+    /// without waking another thread. It must not block: it would hold up the connections beside it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(workers) = &self.workers {
+            workers.next().spawn(task);
+        }
+    }
+
     /// The addresses that the listeners are bound to.
     #[must_use]
     pub fn addresses(&self) -> Addresses {

@@ -111,10 +111,11 @@ impl Shared {
         self.last_session.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The next receipt's id: unique in the node, and in the mesh by the node's own.
-    pub(crate) fn next_receipt(&self) -> String {
+    /// The two parts of the next receipt's id: the number is unique in the node, and the text before it tells
+    /// the node from others.
+    pub(crate) fn next_receipt(&self) -> (&str, u64) {
         let number = self.last_receipt.fetch_add(1, Ordering::Relaxed) + 1;
-        format!("{}-{number}", self.info.id.get(..8).unwrap_or(&self.info.id))
+        (self.info.id.get(..8).unwrap_or(&self.info.id), number)
     }
 
     /// Runs a batch. On a worker thread what it touched is flushed once every ready task has run; on any

@@ -70,6 +70,42 @@ async fn events_come_as_soon_as_the_response_has_begun() {
 }
 
 #[tokio::test]
+async fn what_was_asked_before_a_stream_is_answered_before_it() {
+    let node = start("").await;
+    let mut stream = TcpStream::connect(http_address(&node)).await.unwrap();
+    let ask = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3);
+    let subscribe = "GET /sub/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // What comes behind is not read as a request: the stream does not end.
+    stream.write_all(format!("{ask}{subscribe}{ask}").as_bytes()).await.unwrap();
+    let mut text = read_until(&mut stream, ": subscribed\n\n").await;
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 4, "{text}");
+    publish(&node.handle(), "a", b"1");
+    publish(&node.handle(), "a", b"2");
+    text.push_str(&read_until(&mut stream, "\"2\"}\n\n\r\n").await);
+    assert_eq!(text.matches("HTTP/1.1").count(), 4, "{text}");
+    let (head, body) =
+        text[text.find("content-type: text/event-stream").unwrap()..].split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("transfer-encoding: chunked"), "{head}");
+    assert!(body.ends_with("\n\n\r\n"), "{body:?}");
+    let (length, first) = body.split_once("\r\n").unwrap();
+    assert_eq!(length.to_ascii_lowercase(), "e");
+    let (first, rest) = first.split_once("\n\n\r\n").unwrap();
+    assert_eq!(first, ": subscribed");
+    assert!(rest.contains("\r\nid: 1\ndata: {") && rest.contains("\nid: 2\ndata: {"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_cannot_take_chunks_gets_none() {
+    let node = start("").await;
+    let mut stream = TcpStream::connect(http_address(&node)).await.unwrap();
+    stream.write_all(b"GET /sub/a HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "\r\n\r\n: subscribed\n\n").await;
+    publish(&node.handle(), "a", b"1");
+    let event = read_until(&mut stream, "\"1\"}\n\n").await;
+    assert_eq!(event, "id: 1\ndata: {\"subject\":\"a\",\"payload\":\"1\"}\n\n");
+}
+
+#[tokio::test]
 async fn several_filters_share_a_stream_and_a_message_comes_once() {
     let node = start("").await;
     let path = "/sub?filter=a.*&filter=b.**&filter=a.b";

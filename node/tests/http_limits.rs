@@ -16,8 +16,27 @@ async fn a_head_that_does_not_come_ends_the_connection() {
         let answer = raw(&node, beginning, "").await;
         assert!(!answer.contains("200"), "{beginning:?}: {answer}");
     }
-    // The rest between two requests is bounded in the same way.
-    let answer = raw(&node, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "").await;
+    // A second head is bounded like the first.
+    let mut stream = TcpStream::connect(http_address(&node)).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut stream, "ok").await.starts_with("HTTP/1.1 200 "));
+    stream.write_all(b"GET /hea").await.unwrap();
+    assert!(!read_until(&mut stream, "").await.contains("HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn a_connection_may_rest_between_two_requests_but_not_for_ever() {
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let node = start("limits.http.header_read_timeout = '30ms'\nlimits.http.idle_timeout = '5m'").await;
+    let mut stream = TcpStream::connect(http_address(&node)).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(request).await.unwrap();
+        assert!(read_until(&mut stream, "ok").await.starts_with("HTTP/1.1 200 "));
+        // Longer than a head may take: the rest is no head.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let node = start("limits.http.idle_timeout = '50ms'").await;
+    let answer = raw(&node, request, "").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use waymeet::Node;
+use waymeet::{DropReason, Node};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -101,4 +101,60 @@ async fn a_broken_handshake_is_a_problem() {
     let without_key = format!("{head}Sec-WebSocket-Version: 13\r\n\r\n");
     let answer = raw(&node, without_key.as_bytes(), "\"status\"").await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_problem_with_an_upgrade_is_an_answer_like_any_other() {
+    let node = start("listeners.http.allowed_origins = ['https://app.example']").await;
+    let head = "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let answer = raw(&node, head.as_bytes(), "\"status\"").await;
+    for header in [
+        "HTTP/1.1 400 ",
+        "x-content-type-options: nosniff",
+        "access-control-allow-origin: https://app.example",
+    ] {
+        assert!(answer.contains(header), "{header}: {answer}");
+    }
+}
+
+/// Reads to the close frame and gives its status.
+async fn close_status(socket: &mut Socket) -> u16 {
+    loop {
+        match tokio::time::timeout(SOON, socket.next()).await.expect("in time") {
+            Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
+            Some(Ok(Message::Binary(_))) => {}
+            other => panic!("no close frame: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_says_that_it_goes_away() {
+    let node = start("").await;
+    let mut socket = connect(&node, "/").await;
+    read(&mut socket, "\r\n").await;
+    let drain = tokio::spawn(node.drain());
+    assert_eq!(close_status(&mut socket).await, 1001);
+    tokio::time::timeout(SOON, drain).await.expect("a drain does not hang").unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_to_try_again_later() {
+    let node = start("limits.outbox_bytes = 2_000_000\nlimits.max_payload_bytes = 500_000").await;
+    let mut socket = connect(&node, "/").await;
+    read(&mut socket, "\r\n").await;
+    socket.send(Message::text("CONNECT {}\r\nSUB flood 1\r\nPING\r\n")).await.unwrap();
+    read(&mut socket, "PONG\r\n").await;
+    // It reads nothing until its outbox has been full.
+    let handle = node.handle();
+    let payload = vec![b'x'; 100_000];
+    let mut sent = 0;
+    while handle.metrics().drops(DropReason::SlowSubscriber) == 0 {
+        publish(&handle, "flood", &payload);
+        sent += 1;
+        assert!(sent < 10_000, "nothing was dropped");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(close_status(&mut socket).await, 1013);
 }

@@ -11,6 +11,8 @@ pub enum Scheme {
     Nats,
     /// CoAP over UDP; only `waymeet pub` speaks it.
     Coap,
+    /// HTTP; only `waymeet bench sse` speaks it.
+    Http,
 }
 
 impl Scheme {
@@ -18,11 +20,12 @@ impl Scheme {
         match self {
             Self::Nats => 4222,
             Self::Coap => 5683,
+            Self::Http => 80,
         }
     }
 }
 
-/// `nats://host:port` or `coap://host:port`; `host:port` and `host` alone mean NATS.
+/// `nats://host:port`, `coap://host:port` or `http://host:port`; `host:port` and `host` alone mean NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub scheme: Scheme,
@@ -79,6 +82,7 @@ impl FromStr for Server {
             None => (Scheme::Nats, text),
             Some(("nats", rest)) => (Scheme::Nats, rest),
             Some(("coap", rest)) => (Scheme::Coap, rest),
+            Some(("http", rest)) => (Scheme::Http, rest),
             Some((other, _)) => return Err(format!("{other}:// is not spoken here; {}", expected())),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -131,6 +135,7 @@ mod tests {
             ("::1", "[::1]:4222"),
             ("nats://u:p@h:1", "h:1"),
             ("coap://h", "h:5683"),
+            ("http://h/", "h:80"),
         ] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), shown, "{text}");
         }
@@ -143,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_no_server_is_refused() {
         for text in
-            ["", "http://h", "h:", "h:x", "h:65536", "nats://", "[::1", "[x]:1", "[::1]x", ":p@h", "a b"]
+            ["", "https://h", "h:", "h:x", "h:65536", "nats://", "[::1", "[x]:1", "[::1]x", ":p@h", "a b"]
         {
             assert!(text.parse::<Server>().is_err(), "{text:?}");
         }

@@ -93,6 +93,9 @@ pub struct HttpLimits {
     /// How long a client may take to send its header section. Default 10 s.
     #[serde(with = "duration")]
     pub header_read_timeout: Duration,
+    /// How long a connection may rest between two requests. Default 75 s, as nginx has it.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
     /// How long a client may take to send its body. Default 30 s.
     #[serde(with = "duration")]
     pub body_read_timeout: Duration,
@@ -108,6 +111,7 @@ impl Default for HttpLimits {
             max_header_bytes: 16 << 10,
             max_headers: 100,
             header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_read_timeout: Duration::from_secs(30),
             max_concurrent_streams: 256,
             max_filters: 64,

@@ -98,6 +98,7 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("request_timeout", limits.request_timeout),
         ("max_request_timeout", limits.max_request_timeout),
         ("http.header_read_timeout", limits.http.header_read_timeout),
+        ("http.idle_timeout", limits.http.idle_timeout),
         ("http.body_read_timeout", limits.http.body_read_timeout),
     ];
     let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);

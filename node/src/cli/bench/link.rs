@@ -29,7 +29,7 @@ impl Target {
     pub fn new(args: &ServerArgs) -> anyhow::Result<Self> {
         let server = &args.server;
         if server.scheme != Scheme::Nats {
-            bail!("only NATS is measured; name the node's NATS address with --server");
+            bail!("this case measures NATS; name the node's NATS address with --server");
         }
         let addresses = (server.host.as_str(), server.port).to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());

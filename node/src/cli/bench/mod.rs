@@ -12,6 +12,7 @@ mod process;
 mod request;
 mod scan;
 mod sessions;
+mod web;
 
 pub use args::BenchArgs;
 
@@ -44,6 +45,7 @@ fn measure(case: &Case) -> anyhow::Result<Outcome> {
         Case::Request(case) => request::run(case),
         Case::Churn(case) => sessions::churn(case),
         Case::Idle(case) => sessions::idle(case),
+        Case::Sse(case) => web::sse(case),
     }
 }
 

@@ -5,13 +5,14 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
+use super::Connection;
 use super::events::EventStream;
 use crate::delivery::Delivery;
 
@@ -22,6 +23,11 @@ pub(super) enum Body {
     Empty,
     Full(Bytes),
     Events(Box<EventStream>),
+    /// A subscription over HTTP/1.1: hyper writes the head and the first piece, the connection the rest.
+    HandOver {
+        stream: Option<Box<EventStream>>,
+        connection: Arc<Connection>,
+    },
 }
 
 impl Body {
@@ -44,10 +50,17 @@ impl HttpBody for Body {
                 Self::Full(bytes) if !bytes.is_empty() => Some(bytes),
                 _ => None,
             },
-            Self::Events(stream) => match stream.poll_bytes(cx) {
-                Poll::Ready(bytes) => bytes,
-                Poll::Pending => return Poll::Pending,
-            },
+            Self::Events(stream) => ready!(stream.poll_bytes(cx)),
+            Self::HandOver { stream, connection } => {
+                if let Some(bytes) = stream.as_mut().and_then(|stream| stream.take_beginning()) {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                if let Some(stream) = stream.take() {
+                    connection.hand_over(stream);
+                }
+                // hyper goes on to write what it has, and then is let go.
+                return Poll::Pending;
+            }
         };
         Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -56,7 +69,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Events(_) => false,
+            Self::Events(_) | Self::HandOver { .. } => false,
         }
     }
 
@@ -64,7 +77,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::HandOver { .. } => SizeHint::default(),
         }
     }
 }
@@ -109,16 +122,24 @@ pub(crate) async fn read<B>(body: &mut B, limit: usize, timeout: Duration) -> Re
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
+    match tokio::time::timeout(timeout, read_whole(body, limit)).await {
+        Ok(result) => result,
+        Err(_) => Err(BodyError::Timeout),
+    }
+}
+
+/// As [`read`], for a caller that has a timer of its own.
+pub(super) async fn read_whole<B>(body: &mut B, limit: usize) -> Result<Bytes, BodyError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > limit as u64 {
         return Err(BodyError::TooLarge { limit });
     }
-    match tokio::time::timeout(timeout, collect(body, limit)).await {
-        Ok(result) => result,
-        Err(_) => Err(BodyError::Timeout),
-    }
+    collect(body, limit).await
 }
 
 async fn collect<B>(body: &mut B, limit: usize) -> Result<Bytes, BodyError>

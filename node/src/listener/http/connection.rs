@@ -3,35 +3,42 @@
 //! Owns driving hyper over a socket until the client leaves or the node drains. It must not look at requests.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
-use super::{Connection, Service};
+use super::events::EventStream;
+use super::pulse::{Patience, Waiting};
+use super::socket::Socket;
+use super::{Connection, Service, feed};
 use crate::config::HttpLimits;
 use crate::metrics::Listener;
 
-/// What an HTTP/2 client that does not ask first sends (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What may wait to be written to one connection, in bytes, besides one piece of a body. Bounds the memory of
 /// a reader that stops reading.
 const WRITE_BUFFER: usize = 64 * 1024;
+/// The header lines that hyper takes by itself.
+const DEFAULT_MAX_HEADERS: usize = 100;
 /// How long a silent HTTP/2 connection or a silent socket is left alone before it is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// Streams that a client may open and reset before they are looked at: the rapid-reset attack (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that the server may reset for a client's faults before it closes the connection.
 const MAX_FAULTY_STREAMS: usize = 256;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a connection beyond the limit is told before any request is read.
 const FULL: &[u8] =
@@ -47,13 +54,15 @@ pub(super) struct Protocols {
 impl Protocols {
     pub(super) fn new(limits: &HttpLimits) -> Self {
         let mut http1 = http1::Builder::new();
-        // The time-out also ends connections that are idle between two requests.
+        // hyper's own timer would be made and thrown away for every request; `Patience` has one a connection.
         http1
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_read_timeout)
-            .max_headers(limits.max_headers)
+            .header_read_timeout(None)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(WRITE_BUFFER.max(limits.max_header_bytes));
+        if limits.max_headers != DEFAULT_MAX_HEADERS {
+            // Said explicitly, it costs hyper 6 kB of copying a request.
+            http1.max_headers(limits.max_headers);
+        }
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -83,7 +92,7 @@ pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, pe
                 return refuse(stream, peer).await;
             }
             let _session = service.node.metrics().session(Listener::Http);
-            drive(Arc::new(Connection { service, peer, local }), stream).await
+            drive(Connection::new(service, peer, local), stream).await
         }
         Err(error) => Err(error.into()),
     };
@@ -98,153 +107,122 @@ async fn refuse(mut stream: TcpStream, peer: SocketAddr) {
     let _ = stream.write_all(FULL).await;
 }
 
-async fn drive<S>(
-    connection: Arc<Connection>,
-    stream: S,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+/// What became of a conversation in HTTP/1.1.
+enum End<S> {
+    Closed,
+    /// The rest of the connection is a stream of events.
+    HandedOver(S, Box<EventStream>),
+}
+
+async fn drive<S>(connection: Arc<Connection>, stream: S) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = connection.service.clone();
-    let mut draining = std::pin::pin!(service.node.draining());
-    let sniffing = tokio::time::timeout(service.protocols.header_timeout, Sniffed::sniff(stream));
-    let sniffed = tokio::select! {
-        biased;
-        sniffed = sniffing => sniffed.map_err(|_| "no request came within the time-out")??,
-        () = &mut draining => return Ok(()),
+    let sniffed = {
+        let limit = service.protocols.header_timeout;
+        let sniffing = tokio::time::timeout(limit, Socket::sniff(stream, connection.clone()));
+        tokio::select! {
+            biased;
+            sniffed = sniffing => sniffed.map_err(|_| "no request came within the time-out")??,
+            () = service.node.draining() => return Ok(()),
+        }
     };
-    let Some(stream) = sniffed else { return Ok(()) };
-    let is_http2 = stream.is_http2();
-    let io = TokioIo::new(stream);
+    let Some(socket) = sniffed else { return Ok(()) };
+    if socket.is_http2() {
+        return speak_http2(connection, socket).await;
+    }
+    match speak_http1(connection, socket).await? {
+        End::Closed => Ok(()),
+        End::HandedOver(stream, events) => Ok(feed::serve(stream, events).await?),
+    }
+}
+
+async fn speak_http2<S>(connection: Arc<Connection>, socket: Socket<S>) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = connection.service.clone();
     let answer = service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
     });
-    let patience = service.limits.drain_timeout;
-    if is_http2 {
-        let mut served = std::pin::pin!(service.protocols.http2.serve_connection(io, answer));
-        tokio::select! {
-            biased;
-            result = served.as_mut() => return Ok(result?),
-            () = draining => served.as_mut().graceful_shutdown(),
-        }
-        tokio::time::timeout(patience, served).await??;
-    } else {
-        let mut served = std::pin::pin!(service.protocols.http1.serve_connection(io, answer).with_upgrades());
-        tokio::select! {
-            biased;
-            result = served.as_mut() => return Ok(result?),
-            () = draining => served.as_mut().graceful_shutdown(),
-        }
-        tokio::time::timeout(patience, served).await??;
+    let served = service.protocols.http2.serve_connection(TokioIo::new(socket), answer);
+    // On the heap, because this connection's memory is also that of all which speak HTTP/1.1.
+    let mut served = Box::pin(served);
+    tokio::select! {
+        biased;
+        result = served.as_mut() => return Ok(result?),
+        () = service.node.draining() => served.as_mut().graceful_shutdown(),
     }
-    Ok(())
+    Ok(tokio::time::timeout(service.limits.drain_timeout, served).await??)
 }
 
-/// A stream whose first bytes have been read, to see which version is spoken, and are read again by hyper.
-/// HTTP/1.1 differs from the preface of HTTP/2 within three bytes, so this waits for no more than a request.
-struct Sniffed<S> {
-    stream: S,
-    first: [u8; PREFACE.len()],
-    /// How many of the first bytes are there, and how many hyper has read.
-    len: usize,
-    read: usize,
-}
-
-impl<S: AsyncRead + Unpin> Sniffed<S> {
-    /// `None` when the client closes without a byte.
-    async fn sniff(stream: S) -> io::Result<Option<Self>> {
-        let mut sniffed = Self { stream, first: [0; PREFACE.len()], len: 0, read: 0 };
-        while sniffed.len < PREFACE.len() && PREFACE.starts_with(sniffed.first()) {
-            let free = sniffed.first.get_mut(sniffed.len..).unwrap_or_default();
-            match sniffed.stream.read(free).await? {
-                0 if sniffed.len == 0 => return Ok(None),
-                0 => break,
-                more => sniffed.len += more,
+async fn speak_http1<S>(connection: Arc<Connection>, socket: Socket<S>) -> Result<End<S>, BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = connection.service.clone();
+    let asked = connection.clone();
+    let answer = service_fn(move |request| {
+        let connection = asked.clone();
+        async move { Ok::<_, Infallible>(connection.answer(request).await) }
+    });
+    let served = service.protocols.http1.serve_connection(TokioIo::new(socket), answer).with_upgrades();
+    // On the heap, so that it can go when the connection becomes a stream of events.
+    let mut served = Box::new(served);
+    let mut patience = Patience::new(&service.limits.http, Instant::now());
+    let mut timer = pin!(sleep(service.protocols.header_timeout));
+    let mut drain = pin!(service.node.draining());
+    let mut phases = service.node.shared.phase.subscribe();
+    let mut drains = Drains::Unknown;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut *served).poll(cx) {
+                return Poll::Ready(result.map_err(BoxError::from));
+            }
+            if connection.is_handed_over() {
+                return Poll::Ready(Ok(()));
+            }
+            // Asking costs a lock, so that it is asked again only when the phase has changed.
+            let asks = match drains {
+                Drains::Unknown => true,
+                Drains::Asked => phases.has_changed().unwrap_or(true),
+                Drains::Known => false,
+            };
+            if asks {
+                phases.mark_unchanged();
+                drains = Drains::Asked;
+                if drain.as_mut().poll(cx).is_ready() {
+                    drains = Drains::Known;
+                    Pin::new(&mut *served).graceful_shutdown();
+                    patience.end_within(service.limits.drain_timeout);
+                    continue;
+                }
+            }
+            match patience.poll(&connection.pulse, timer.as_mut(), cx) {
+                Poll::Pending => return Poll::Pending,
+                // The request under way fails, and says so.
+                Poll::Ready(Waiting::Body | Waiting::Reply) if connection.pulse.give_up() => {}
+                // It will, once an earlier answer is written and hyper asks it again.
+                Poll::Ready(Waiting::Body | Waiting::Reply) => return Poll::Pending,
+                Poll::Ready(waiting) => {
+                    tracing::debug!(peer = %connection.peer, ?waiting, "an HTTP connection took too long");
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
-        Ok(Some(sniffed))
-    }
-
-    fn first(&self) -> &[u8] {
-        self.first.get(..self.len).unwrap_or_default()
-    }
-
-    fn is_http2(&self) -> bool {
-        self.first() == PREFACE
-    }
+    })
+    .await?;
+    let Some(events) = connection.take_events() else { return Ok(End::Closed) };
+    // hyper has written all that it was given, or the events would not have been handed over.
+    let parts = served.into_parts().ok_or("an upgraded connection was handed over")?;
+    Ok(End::HandedOver(parts.io.into_inner().into_inner(), events))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Sniffed<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read < self.len {
-            let rest = self.first().get(self.read..).unwrap_or_default();
-            let taken = rest.len().min(buf.remaining());
-            buf.put_slice(rest.get(..taken).unwrap_or_default());
-            self.read += taken;
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Sniffed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn sniff(input: &[u8]) -> Option<(bool, Vec<u8>)> {
-        let (mut client, server) = tokio::io::duplex(1);
-        let input = input.to_vec();
-        let client = tokio::spawn(async move { client.write_all(&input).await });
-        let mut sniffed = Sniffed::sniff(server).await.unwrap()?;
-        let mut read = Vec::new();
-        sniffed.read_to_end(&mut read).await.unwrap();
-        client.await.unwrap().unwrap();
-        Some((sniffed.is_http2(), read))
-    }
-
-    #[tokio::test]
-    async fn the_version_shows_in_the_first_bytes_and_none_is_lost() {
-        for input in [
-            &b"GET / HTTP/1.1\r\n\r\n"[..],
-            b"POST /pub/a HTTP/1.1\r\n",
-            b"PR",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rx",
-        ] {
-            assert_eq!(sniff(input).await, Some((false, input.to_vec())));
-        }
-        let http2 = [&PREFACE[..], b"\0\0\0\x04"].concat();
-        assert_eq!(sniff(&http2).await, Some((true, http2)));
-        assert_eq!(sniff(b"").await, None);
-    }
+/// What a connection knows of the node's drain.
+enum Drains {
+    Unknown,
+    Asked,
+    Known,
 }

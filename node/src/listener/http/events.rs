@@ -4,12 +4,12 @@
 //! queue, and what it dropped it says. hyper pulls this body, so a reader that stops reading stops the
 //! pulling, the mailbox fills and drops its oldest, and memory stays where it is.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use super::accept::Framing;
@@ -36,6 +36,16 @@ impl Source for Mailbox {
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         self.poll_recv(cx)
     }
+}
+
+/// What a stream hands out.
+pub(super) enum Piece {
+    /// Was appended to the caller's buffer.
+    Own,
+    /// Is shared with other readers, or constant.
+    Shared(Bytes),
+    /// Nothing: the stream has ended.
+    End,
 }
 
 /// The running subscription. Dropping it ends the subscription.
@@ -68,54 +78,76 @@ impl<S: Source> EventStream<S> {
         Self { source, framing, next_id: 1, following, keep_alive, ended: false }
     }
 
+    /// The comment that begins the stream, when it has one and it was not handed out yet.
+    pub(super) fn take_beginning(&mut self) -> Option<Bytes> {
+        self.following.take()
+    }
+
     /// The next piece of the body; `None` when the node drains.
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut own = Vec::new();
+        Poll::Ready(match ready!(self.poll_piece(cx, &mut own)) {
+            Piece::Own => Some(own.into()),
+            Piece::Shared(bytes) => Some(bytes),
+            Piece::End => None,
+        })
+    }
+
+    /// The next piece of the body. One that is not shared is appended to `own`, which stays as it is otherwise.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, own: &mut Vec<u8>) -> Poll<Piece> {
         if let Some(bytes) = self.following.take() {
-            return Poll::Ready(Some(bytes));
+            return Poll::Ready(Piece::Shared(bytes));
         }
-        let mut piece = BytesMut::new();
-        while piece.len() < BATCH_BYTES && self.following.is_none() && !self.ended {
+        let before = own.len();
+        while own.len() - before < BATCH_BYTES && self.following.is_none() && !self.ended {
             match self.source.poll_item(cx) {
-                Poll::Ready(Some(item)) => self.append(&mut piece, &item),
+                Poll::Ready(Some(item)) => self.append(own, &item),
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => break,
             }
         }
-        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| !piece.is_empty()) {
+        let is_empty = own.len() == before;
+        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| !is_empty) {
             keep_alive.last_sent = Instant::now();
         }
-        match (piece.is_empty(), self.following.is_some()) {
-            (false, _) => Poll::Ready(Some(piece.freeze())),
-            (true, true) => Poll::Ready(self.following.take()),
-            (true, false) if self.ended => Poll::Ready(None),
-            (true, false) => self.poll_keep_alive(cx).map(Some),
+        match self.following.take() {
+            // It follows what was put together.
+            following @ Some(_) if !is_empty => {
+                self.following = following;
+                Poll::Ready(Piece::Own)
+            }
+            Some(bytes) => Poll::Ready(Piece::Shared(bytes)),
+            None if !is_empty => Poll::Ready(Piece::Own),
+            None if self.ended => Poll::Ready(Piece::End),
+            None => self.poll_keep_alive(cx).map(Piece::Shared),
         }
     }
 
-    fn append(&mut self, piece: &mut BytesMut, item: &Item) {
-        let result = match (item, self.framing) {
+    fn append(&mut self, piece: &mut Vec<u8>, item: &Item) {
+        match (item, self.framing) {
             (Item::Message { delivery, .. }, Framing::Events) => {
-                let id = self.next_id;
+                piece.extend_from_slice(b"id: ");
+                append_number(piece, self.next_id);
+                piece.push(b'\n');
                 self.next_id += 1;
-                let result = writeln!(piece, "id: {id}");
                 self.append_shared(piece, delivery.sse_event());
-                result
             }
             (Item::Message { delivery, .. }, Framing::Lines) => {
                 piece.extend_from_slice(&delivery.envelope());
-                writeln!(piece)
+                piece.push(b'\n');
             }
             (Item::Gap { dropped, reason }, Framing::Events) => {
-                write!(piece, "event: gap\ndata: {}\n\n", gap(*dropped, *reason))
+                let text = format!("event: gap\ndata: {}\n\n", gap(*dropped, *reason));
+                piece.extend_from_slice(text.as_bytes());
             }
             (Item::Gap { dropped, reason }, Framing::Lines) => {
-                writeln!(piece, "{{\"gap\":{}}}", gap(*dropped, *reason))
+                let text = format!("{{\"gap\":{}}}\n", gap(*dropped, *reason));
+                piece.extend_from_slice(text.as_bytes());
             }
-        };
-        debug_assert!(result.is_ok(), "writing into memory cannot fail");
+        }
     }
 
-    fn append_shared(&mut self, piece: &mut BytesMut, event: &Bytes) {
+    fn append_shared(&mut self, piece: &mut Vec<u8>, event: &Bytes) {
         if event.len() < SHARE_FROM {
             piece.extend_from_slice(event);
         } else {
@@ -138,6 +170,12 @@ impl<S: Source> EventStream<S> {
         }
         Poll::Pending
     }
+}
+
+/// Appends a number in digits.
+fn append_number(out: &mut Vec<u8>, number: u64) {
+    let written = write!(out, "{number}");
+    debug_assert!(written.is_ok(), "writing into memory cannot fail");
 }
 
 /// The JSON text of a gap. The reason is a word of a closed set and needs no escaping.

@@ -10,21 +10,26 @@ mod body;
 mod connection;
 pub(crate) mod crossing;
 mod events;
+mod feed;
 mod guard;
 mod pages;
 mod problem;
+mod pulse;
 mod rest;
+mod socket;
 mod target;
 mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
+use parking_lot::Mutex;
 
 pub(crate) use body::{payload, read as read_body};
 pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
@@ -36,8 +41,10 @@ use crate::metrics::Listener;
 use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
+use events::EventStream;
 use guard::AllowedOrigins;
 use problem::Problem;
+use pulse::Pulse;
 use target::Target;
 
 /// Whether a text can stand in `listeners.http.allowed_origins`.
@@ -73,11 +80,15 @@ struct Service {
     protocols: Protocols,
 }
 
-/// What a request is told about its connection.
+/// What a request is told about its connection, and what it tells it.
 struct Connection {
     service: Arc<Service>,
     peer: SocketAddr,
     local: SocketAddr,
+    pulse: Pulse,
+    /// A subscription whose head hyper has been given; its messages are written without hyper.
+    events: Mutex<Option<Box<EventStream>>>,
+    has_events: AtomicBool,
 }
 
 impl Service {
@@ -98,9 +109,39 @@ impl Service {
 }
 
 impl Connection {
+    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr) -> Arc<Self> {
+        let (pulse, events, has_events) = (Pulse::new(), Mutex::new(None), AtomicBool::new(false));
+        Arc::new(Self { service, peer, local, pulse, events, has_events })
+    }
+
+    /// Makes the rest of the connection a stream of events, once everything before it is written.
+    fn hand_over(&self, events: Box<EventStream>) {
+        *self.events.lock() = Some(events);
+        self.has_events.store(true, Relaxed);
+    }
+
+    /// Whether the stream of events can begin.
+    fn is_handed_over(&self) -> bool {
+        self.has_events.load(Relaxed) && !self.pulse.is_unflushed()
+    }
+
+    fn take_events(&self) -> Option<Box<EventStream>> {
+        self.events.lock().take()
+    }
+
+    /// Answers one request.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        self.pulse.asked();
+        let response = self.respond(request).await;
+        if !matches!(response.body(), Body::Events(_) | Body::HandOver { .. }) {
+            self.pulse.answered();
+        }
+        response
+    }
+
     /// Answers one request. Who may ask is decided before anything else is looked at.
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let (head, body) = request.into_parts();
+    async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let (mut head, body) = request.into_parts();
         let service = &*self.service;
         let admission = match guard::admit(&head, self.local, service.bound, &service.allowed_origins) {
             Ok(admission) => admission,
@@ -110,16 +151,14 @@ impl Connection {
             }
         };
         let answered = if websocket::is_upgrade(&head) {
-            let request = Request::from_parts(head, body);
-            return websocket::upgrade(request, service.node.clone(), self.peer, self.local)
-                .unwrap_or_else(Problem::into_response);
+            websocket::upgrade(&mut head, service.node.clone(), self.peer, self.local)
         } else if head.method == Method::OPTIONS {
             options(&head).map(|(methods, mut response)| {
                 admission.set_preflight(methods, &head.headers, response.headers_mut());
                 response
             })
         } else {
-            service.dispatch(&head, body).await
+            service.dispatch(self, &mut head, body).await
         };
         let mut response = answered.unwrap_or_else(Problem::into_response);
         admission.set_cors(response.headers_mut());
@@ -128,8 +167,15 @@ impl Connection {
 }
 
 impl Service {
-    async fn dispatch(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Problem> {
-        let target = match Target::parse(head.uri.path(), head.uri.query()) {
+    async fn dispatch(
+        &self,
+        connection: &Arc<Connection>,
+        head: &mut Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Problem> {
+        // The target stays while `head` is used up.
+        let uri = std::mem::take(&mut head.uri);
+        let target = match Target::parse(uri.path(), uri.query()) {
             Ok(target) => target,
             Err(error) => return Err(self.invalid_target(head, error)),
         };
@@ -137,12 +183,14 @@ impl Service {
         let post = head.method == Method::POST;
         match &target {
             Target::Publish(subject) if post || head.method == Method::PUT => {
-                self.publish(head, subject.as_subject(), body).await
+                self.publish(connection, head, subject.as_subject(), body).await
             }
             Target::Request { subject, timeout } if post || get => {
-                self.request(head, subject.as_subject(), *timeout, body).await
+                self.request(connection, head, subject.as_subject(), *timeout, body).await
             }
-            Target::Subscribe { filters, queue } if get => self.subscribe(head, filters, queue.as_deref()),
+            Target::Subscribe { filters, queue } if get => {
+                self.subscribe(connection, head, filters, queue.as_deref())
+            }
             Target::Page(page) if get => self.page(*page),
             _ => Err(Problem::method_not_allowed(target.allow())),
         }

@@ -3,21 +3,23 @@
 //! Owns turning requests into messages and what comes of them into responses. It must not decide who may ask or
 //! who receives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, Response, StatusCode, Version};
 use waymeet_core::{Headers, Message, ResourceError, Subject, SubjectFilter};
 
 use super::accept::Framing;
-use super::body::{Body, BodyError, discard, payload as payload_of};
+use super::body::{Body, BodyError, discard, payload as payload_of, read_whole};
 use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
-use super::{Service, crossing, read_body};
+use super::{Connection, Service, crossing, read_body};
+use crate::handle::RequestError;
 use crate::metrics::{DropReason, Listener};
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
@@ -33,17 +35,18 @@ impl Service {
     /// 202 and the receipt.
     pub(super) async fn publish(
         &self,
-        head: &Parts,
+        connection: &Connection,
+        head: &mut Parts,
         subject: Subject<'_>,
         body: Incoming,
     ) -> Result<Response<Body>, Problem> {
-        let payload = self.payload(head, body).await?;
+        let payload = self.payload(connection, head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
-        let receipt = self.node.publish_slowed(Listener::Http, &message).await?;
-        let json = serde_json::to_vec(&receipt).expect("a receipt of texts and numbers is always JSON");
-        let mut response = Response::new(Body::full(json));
+        let published = self.node.publish_slowed_counting(Listener::Http, &message).await?;
+        let mut response = Response::new(Body::full(published.to_json(subject)));
         *response.status_mut() = StatusCode::ACCEPTED;
+        *response.headers_mut() = emptied(head);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }
@@ -51,7 +54,8 @@ impl Service {
     /// 200 and the reply's bytes, or the status that a service names in its reply.
     pub(super) async fn request(
         &self,
-        head: &Parts,
+        connection: &Connection,
+        head: &mut Parts,
         subject: Subject<'_>,
         timeout: Option<Duration>,
         body: Incoming,
@@ -60,12 +64,18 @@ impl Service {
         if timeout > self.limits.max_request_timeout {
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
         }
-        let payload = self.payload(head, body).await?;
+        let payload = self.payload(connection, head, body).await?;
         let mut headers = crossing::to_message(&head.headers);
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
-        let reply = self.node.request(Listener::Http, &message, timeout).await?;
-        let (status, headers) = reply_head(reply.message().headers);
+        let reply = if head.version == Version::HTTP_2 {
+            self.node.request(Listener::Http, &message, timeout).await?
+        } else {
+            let reply = self.node.request_untimed(Listener::Http, &message);
+            connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
+        };
+        let mut headers = emptied(head);
+        let status = reply_head(reply.message().headers, &mut headers);
         let mut response = Response::new(Body::Full(payload_of(&reply)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -75,6 +85,7 @@ impl Service {
     /// The messages of the filters as they come. The response begins when the subscription is active.
     pub(super) fn subscribe(
         &self,
+        connection: &Arc<Connection>,
         head: &Parts,
         filters: &[SubjectFilter],
         queue: Option<&str>,
@@ -95,7 +106,12 @@ impl Service {
             for filter in filters {
                 mailbox.subscribe(filter.as_filter(), queue, TAG)?;
             }
-            Body::Events(Box::new(EventStream::new(mailbox, framing, self.keep_alive)))
+            let stream = Box::new(EventStream::new(mailbox, framing, self.keep_alive));
+            if head.version == Version::HTTP_11 {
+                Body::HandOver { stream: Some(stream), connection: connection.clone() }
+            } else {
+                Body::Events(stream)
+            }
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();
@@ -116,9 +132,20 @@ impl Service {
         error.into()
     }
 
-    async fn payload(&self, head: &Parts, mut body: Incoming) -> Result<Bytes, Problem> {
+    async fn payload(
+        &self,
+        connection: &Connection,
+        head: &Parts,
+        mut body: Incoming,
+    ) -> Result<Bytes, Problem> {
         let limit = self.limits.max_payload_bytes;
-        match read_body(&mut body, limit, self.limits.http.body_read_timeout).await {
+        let read = if head.version == Version::HTTP_2 {
+            read_body(&mut body, limit, self.limits.http.body_read_timeout).await
+        } else {
+            let whole = connection.pulse.wait_for_body(read_whole(&mut body, limit)).await;
+            whole.unwrap_or(Err(BodyError::Timeout))
+        };
+        match read {
             Ok(payload) => Ok(payload),
             Err(error) => {
                 let (reason, problem) = match error {
@@ -156,18 +183,23 @@ fn name_method(method: &Method, payload: &[u8], headers: &mut waymeet_core::Head
     }
 }
 
-/// The status and the headers under which a reply is served.
-fn reply_head(reply: Headers<'_>) -> (StatusCode, HeaderMap) {
-    let mut headers = HeaderMap::with_capacity(4);
-    crossing::to_http(reply, &mut headers);
+/// The memory of a request's headers for those of its answer. hyper keeps them for the next request in turn.
+fn emptied(head: &mut Parts) -> HeaderMap {
+    let mut headers = std::mem::take(&mut head.headers);
+    headers.clear();
+    headers
+}
+
+/// The status under which a reply is served, and its headers.
+fn reply_head(reply: Headers<'_>, headers: &mut HeaderMap) -> StatusCode {
+    crossing::to_http(reply, headers);
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPLY_POLICY));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let status = match reply.get(ERROR_CODE_HEADER) {
+    match reply.get(ERROR_CODE_HEADER) {
         None => StatusCode::OK,
         Some(code) => error_status(code),
-    };
-    (status, headers)
+    }
 }
 
 /// A code outside 400 to 599 is no error status of HTTP and becomes 500.
@@ -200,6 +232,11 @@ mod tests {
         assert_eq!(method_header(Method::POST, b"", None).as_deref(), Some("POST"));
         assert_eq!(method_header(Method::GET, b"x", None).as_deref(), Some("GET"));
         assert_eq!(method_header(Method::POST, b"", Some("DELETE")).as_deref(), Some("DELETE"));
+    }
+
+    fn reply_head(reply: Headers<'_>) -> (StatusCode, HeaderMap) {
+        let mut headers = HeaderMap::new();
+        (super::reply_head(reply, &mut headers), headers)
     }
 
     #[test]

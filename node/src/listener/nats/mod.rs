@@ -22,6 +22,7 @@ use crate::worker::Workers;
 
 pub(crate) use conversation::info_line;
 pub use stream::serve_stream;
+pub(crate) use stream::serve_stream_to_end;
 
 /// Accepts connections until the node drains.
 pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {

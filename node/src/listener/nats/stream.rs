@@ -17,12 +17,30 @@ use super::conversation::Conversation;
 use super::inbound::{After, End, Inbound};
 use crate::buffers;
 use crate::handle::NodeHandle;
-use crate::metrics::Listener;
+use crate::metrics::{DropReason, Listener};
 use crate::outbox::Signal;
+
+/// How long a client may take for what is said to it when the node ends its session: the rest of what was being
+/// written, and the stream's own farewell. Within what a drain waits for sessions.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs one conversation to its end. `peer` and `local` stand in the session's INFO.
 pub async fn serve_stream<S>(stream: S, node: NodeHandle, kind: Listener, peer: SocketAddr, local: SocketAddr)
 where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    serve_stream_to_end(stream, node, kind, peer, local, |_, _| {}).await;
+}
+
+/// As [`serve_stream`]; `ending` tells the stream why the node ends the session, before the stream is shut down.
+pub(crate) async fn serve_stream_to_end<S>(
+    stream: S,
+    node: NodeHandle,
+    kind: Listener,
+    peer: SocketAddr,
+    local: SocketAddr,
+    ending: impl FnOnce(&mut S, DropReason),
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = &node.shared.config.limits;
@@ -34,6 +52,9 @@ where
         ping_interval: limits.ping_interval,
     };
     let end = connection.run().await;
+    if let End::WriteDeadline | End::Closed(_) = end {
+        ending(&mut connection.stream, end.reason());
+    }
     connection.finish(&end).await;
     connection.conversation.end(end.reason(), &end);
 }
@@ -107,24 +128,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         inbound.poll_batch(Pin::new(stream), cx, conversation).map_ok(Event::Batch)
     }
 
-    /// Writes the session's last words, as far as the stream takes them at once or within the deadline.
+    /// Writes what is to be said last, as far as the stream takes it at once or within a limit.
     async fn finish(&mut self, end: &End) {
         let Self { conversation, stream, outbound, .. } = self;
-        if matches!(end, End::Session(_)) {
-            let last_words = async {
-                let rest = &outbound.block[outbound.written..];
-                stream.write_all(rest).await?;
-                outbound.written = outbound.block.len();
-                let mut block = Vec::new();
-                while let Some(messages) = conversation.outbox().take(&mut block) {
-                    stream.write_all(&block).await?;
-                    conversation.outbox().written(&block, block.len(), messages);
-                    block.clear();
-                }
-                stream.shutdown().await
-            };
+        let limit = match end {
+            End::Session(_) => outbound.write_deadline,
+            End::WriteDeadline | End::Closed(_) => FAREWELL_LIMIT,
+            End::Left | End::Broken(_) => Duration::ZERO,
+        };
+        if !limit.is_zero() {
             // A client that does not take them is not waited for.
-            let _ = tokio::time::timeout(outbound.write_deadline, last_words).await;
+            let _ = tokio::time::timeout(limit, outbound.write_last_words(stream, conversation)).await;
         }
         if !outbound.block.is_empty() {
             conversation.outbox().written(&outbound.block, outbound.written, outbound.messages);
@@ -133,6 +147,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 impl Outbound {
+    /// Writes everything that waits, and shuts the stream down.
+    async fn write_last_words<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        conversation: &Conversation,
+    ) -> std::io::Result<()> {
+        // A stream with frames can say nothing else within one.
+        while let Some(rest) = self.block.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match stream.write(rest).await? {
+                0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                written => self.written += written,
+            }
+        }
+        let mut block = Vec::new();
+        // Of a session that the node has closed, nothing waits any more.
+        while let Some(messages) = conversation.outbox().take(&mut block) {
+            stream.write_all(&block).await?;
+            conversation.outbox().written(&block, block.len(), messages);
+            block.clear();
+        }
+        stream.shutdown().await
+    }
+
     /// Writes as much as the stream takes. Ready only when the connection must end.
     fn poll_write<S: AsyncWrite>(
         &mut self,

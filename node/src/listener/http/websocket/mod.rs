@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 
@@ -34,17 +34,21 @@ const SUBPROTOCOL: &str = "nats";
 
 /// Whether a request asks to become a WebSocket. HTTP/2 has no `Upgrade` (RFC 9113, section 8.6).
 pub(super) fn is_upgrade(head: &Parts) -> bool {
-    head.version == Version::HTTP_11 && lists(&head.headers, UPGRADE.as_str(), "websocket")
+    head.version == Version::HTTP_11 && lists(&head.headers, &UPGRADE, "websocket")
 }
 
 /// Answers an upgrade and serves NATS on the connection from then on.
 pub(super) fn upgrade(
-    mut request: Request<Incoming>,
+    head: &mut Parts,
     node: NodeHandle,
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Result<Response<Body>, Problem> {
-    let accept = handshake(request.method(), request.headers())?;
+    let accept = handshake(&head.method, &head.headers)?;
+    let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
+        let detail = "this connection cannot become a WebSocket";
+        Problem::new(StatusCode::BAD_REQUEST, "invalid", detail)
+    })?;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -53,16 +57,17 @@ pub(super) fn upgrade(
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     // permessage-deflate is declined by leaving Sec-WebSocket-Extensions out. A browser that offers
     // subprotocols gives up unless one of them comes back.
-    if lists(request.headers(), SEC_WEBSOCKET_PROTOCOL.as_str(), SUBPROTOCOL) {
+    if lists(&head.headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    let upgrade = hyper::upgrade::on(&mut request);
     // On this thread, as the connection's socket belongs to its reactor.
     tokio::spawn(async move {
         match upgrade.await {
             Ok(connection) => {
-                let stream = WebSocketStream::new(TokioIo::new(connection));
-                nats::serve_stream(stream, node, Listener::WebSocket, peer, local).await;
+                let mut stream = WebSocketStream::new(TokioIo::new(connection));
+                let ending = |stream: &mut &mut WebSocketStream<_>, reason| stream.set_close_reason(reason);
+                nats::serve_stream_to_end(&mut stream, node, Listener::WebSocket, peer, local, ending).await;
+                stream.linger().await;
             }
             Err(error) => tracing::debug!(%peer, %error, "a WebSocket upgrade was not completed"),
         }
@@ -76,7 +81,7 @@ fn handshake(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Proble
     if method != Method::GET {
         return Err(Problem::method_not_allowed("GET"));
     }
-    if !lists(headers, CONNECTION.as_str(), "upgrade") {
+    if !lists(headers, &CONNECTION, "upgrade") {
         return Err(bad("a WebSocket handshake has `Connection: Upgrade`"));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -95,7 +100,7 @@ fn handshake(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Proble
 }
 
 /// Whether a comma-separated header has an element, compared without regard to case.
-fn lists(headers: &HeaderMap, name: &str, element: &str) -> bool {
+fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
     headers
         .get_all(name)
         .iter()

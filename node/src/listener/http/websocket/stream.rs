@@ -6,14 +6,22 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::frame::{Decoder, FrameHead, close, pong};
+use crate::metrics::DropReason;
 
 /// RFC 6455, section 7.4.1.
 const NORMAL_CLOSURE: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
+/// In the IANA registry of close codes.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// How long the client's answer to a close frame is waited for.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The server's side of a WebSocket.
 pub(super) struct WebSocketStream<S> {
@@ -27,6 +35,8 @@ pub(super) struct WebSocketStream<S> {
     read_closed: bool,
     /// A close frame is out or waits in `control`.
     close_sent: bool,
+    /// What a shutdown says.
+    close_status: u16,
 }
 
 struct Outgoing {
@@ -38,7 +48,28 @@ struct Outgoing {
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketStream<S> {
     pub(super) fn new(io: S) -> Self {
         let (frame, control) = (None, None);
-        Self { io, decoder: Decoder::default(), frame, control, read_closed: false, close_sent: false }
+        let (read_closed, close_sent, close_status) = (false, false, NORMAL_CLOSURE);
+        Self { io, decoder: Decoder::default(), frame, control, read_closed, close_sent, close_status }
+    }
+
+    /// Says why the node ends the session: a client may come back at once, or should wait a little.
+    pub(super) fn set_close_reason(&mut self, reason: DropReason) {
+        self.close_status = match reason {
+            DropReason::Draining => GOING_AWAY,
+            DropReason::SlowSubscriber | DropReason::Overloaded => TRY_AGAIN_LATER,
+            _ => NORMAL_CLOSURE,
+        };
+    }
+
+    /// Reads on for a moment: a socket that is closed with unread bytes resets the connection, and the client may
+    /// then never see the close frame.
+    pub(super) async fn linger(&mut self) {
+        let rest = async {
+            let mut chunk = [0; 512];
+            while !matches!(self.io.read(&mut chunk).await, Ok(0) | Err(_)) {}
+        };
+        // A client that does not close is left.
+        let _ = tokio::time::timeout(LINGER, rest).await;
     }
 
     fn queue_pong(&mut self, payload: &[u8]) {
@@ -186,7 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Within a half-written frame a close frame would be taken for its payload.
         if self.frame.is_none() {
-            self.queue_close(NORMAL_CLOSURE);
+            let status = self.close_status;
+            self.queue_close(status);
         }
         ready!(self.poll_control(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -198,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
 mod tests {
     use super::*;
     use futures_util::{SinkExt as _, StreamExt as _};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
     use tokio_tungstenite::WebSocketStream as Client;
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::protocol::Role;
@@ -271,6 +303,21 @@ mod tests {
         assert!(
             matches!(client.next().await.unwrap().unwrap(), Message::Close(Some(frame)) if u16::from(frame.code) == 1000)
         );
+    }
+
+    #[tokio::test]
+    async fn the_close_frame_says_why() {
+        for (reason, status) in
+            [(DropReason::SlowSubscriber, 1013), (DropReason::Draining, 1001), (DropReason::Invalid, 1000)]
+        {
+            let (mut client, mut server) = pair(1024).await;
+            server.set_close_reason(reason);
+            server.shutdown().await.unwrap();
+            let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+                panic!("no close")
+            };
+            assert_eq!(u16::from(frame.code), status);
+        }
     }
 
     #[tokio::test]
