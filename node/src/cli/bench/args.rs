@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 
 use crate::cli::args::{ServerArgs, duration};
 
-/// Measure a NATS server: a Waymeet node or any other.
+/// Measure a NATS server: a Waymeet node or any other. `pub` and `pubsub` measure redis:// and mqtt://
+/// servers too, with the same load.
 ///
 /// One thread with large buffers and messages that are encoded beforehand, so that the server is what is
 /// measured. Nothing runs ahead without bound: publishers stop while `--window` bytes are on their way.
@@ -108,6 +109,9 @@ pub struct PubsubCase {
     /// So many publishers, each with a subject and a subscriber of its own
     #[arg(long, value_name = "N", conflicts_with_all = ["publishers", "subscribers"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub pairs: Option<u32>,
+    /// Hold so many further connections, each with one subscription, that take no part
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub idle: u32,
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
@@ -122,6 +126,9 @@ pub struct WildcardsCase {
     /// Wildcard subscriptions, all on one connection
     #[arg(long, value_name = "W", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub subscriptions: u32,
+    /// Further subscriptions, literal and wildcard, that match nothing
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=500_000))]
+    pub others: u32,
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
