@@ -14,6 +14,8 @@ mod exchange;
 mod handle;
 pub mod listener;
 mod metrics;
+#[doc(hidden)]
+pub mod microbench;
 mod node;
 mod outbox;
 mod publisher;
