@@ -80,7 +80,12 @@ fn draw(svg: &mut Svg, axis: &LogAxis, bar: &Bar, y: f64) {
     svg.line([axis.at(floor), y - 3.0], [axis.at(floor), y + BAR + 3.0], RED, 2.0);
     svg.line([axis.at(aim), y - 3.0], [axis.at(aim), y + BAR + 3.0], SERIES[2], 2.0);
     let furthest = [end, axis.at(bar.spread[1]), axis.at(aim)].into_iter().fold(one, f64::max);
-    svg.text([furthest + 8.0, y + BAR - 2.0], Anchor::Start, 12.0, &format!("{}x", significant(bar.ratio)));
+    svg.text([furthest + 8.0, y + BAR - 2.0], Anchor::Start, 12.0, &times(bar.ratio));
+}
+
+/// A ratio, with no more digits than two rounds agree on.
+fn times(ratio: f64) -> String {
+    if ratio < 10.0 { format!("{ratio:.2}x") } else { format!("{ratio:.1}x") }
 }
 
 fn legend(svg: &mut Svg) {
@@ -187,7 +192,7 @@ mod tests {
         let rows = vec![measured("1to1-128"), measured("request-1")];
         let svg = ratios(&Results { rows, ..Results::default() }).unwrap();
         assert_eq!(svg.matches("<rect").count(), 3, "{svg}");
-        assert!(svg.contains(">3.00x<") && svg.contains(">0.500x<") && svg.contains(": p50<"), "{svg}");
+        assert!(svg.contains(">3.00x<") && svg.contains(">0.50x<") && svg.contains(": p50<"), "{svg}");
         // Half as fast is below the floor of that row; three times as fast is not.
         assert_eq!(svg.matches(&format!("fill=\"{RED}\"")).count(), 1);
         assert!(ratios(&Results::default()).is_none());

@@ -166,7 +166,7 @@ pub const ROWS: &[Row] = &[
     ),
     broker(
         "wildcards-others",
-        "the same, 10,000 others in the trie",
+        "as above, 10,000 others in the trie",
         &["wildcards", "--size", "16", "--others", "10000"],
         ALONE,
         [3.0, 6.0],
@@ -210,7 +210,7 @@ pub const ROWS: &[Row] = &[
     ),
     http(
         "sse-1000",
-        "1:1,000 SSE readers, 128 B (events)",
+        "1:1,000 SSE events against bare hyper",
         Work::Generator(
             &[Scheme::Http],
             &["sse", "--subject", "bench.sse", "--readers", "1000", "--size", "128"],
@@ -218,12 +218,27 @@ pub const ROWS: &[Row] = &[
         &[Node, BareSse],
         [0.8, 0.8],
     ),
-    coap("coap-post-con", "CoAP POST, Confirmable", Node, &coap_case("post", "con", "/pub/bench.coap")),
-    coap("coap-post-non", "CoAP POST, Non-confirmable", Node, &coap_case("post", "non", "/pub/bench.coap")),
-    coap("coap-get-con", "CoAP GET, Confirmable", EchoService, &coap_case("get", "con", "/req/bench.echo")),
+    coap(
+        "coap-post-con",
+        "CoAP POST, Confirmable, against libcoap",
+        Node,
+        &coap_case("post", "con", "/pub/bench.coap"),
+    ),
+    coap(
+        "coap-post-non",
+        "CoAP POST, Non-confirmable, against libcoap",
+        Node,
+        &coap_case("post", "non", "/pub/bench.coap"),
+    ),
+    coap(
+        "coap-get-con",
+        "CoAP GET, Confirmable, against libcoap",
+        EchoService,
+        &coap_case("get", "con", "/req/bench.echo"),
+    ),
     coap(
         "coap-get-non",
-        "CoAP GET, Non-confirmable",
+        "CoAP GET, Non-confirmable, against libcoap",
         EchoService,
         &coap_case("get", "non", "/req/bench.echo"),
     ),
@@ -241,7 +256,7 @@ pub const ROWS: &[Row] = &[
     ),
     crossing(
         "cross-nats-coap-1000",
-        "NATS in, 1,000 CoAP observers (notifications)",
+        "NATS in, to 1,000 CoAP observers",
         &[Scheme::Coap, Scheme::Nats],
         &["crossing", "nats-coap", "--endpoints", "1000", "--depth", "1"],
     ),

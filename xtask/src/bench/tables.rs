@@ -86,28 +86,39 @@ fn with_spread(ratio: Summary) -> String {
     format!("{:.2} ({:.2}\u{2013}{:.2})", ratio.median, ratio.lower, ratio.upper)
 }
 
-/// The table for the terminal, and what is missed.
-pub fn terminal(results: &Results) -> String {
-    let mut text = format!(
-        "\n{:<46} {:>28} {:>28}  {:<36} {:<11} {:<16} CPU s/million\n",
-        "", "waymeet", "peer", "ratio (middle half of rounds)", "floor, aim", "reached"
-    );
-    for line in lines(results) {
+const HEAD: [&str; 7] = ["", "waymeet", "peer", "ratio", "floor, aim", "reached", "server CPU s per million"];
+
+/// The cells of every row, under [`HEAD`].
+fn cells(results: &Results) -> Vec<[String; 7]> {
+    let cells = |line: &Line<'_>| {
         let theirs = line.peer().map(|peer| match line.value(peer) {
-            Some(value) => format!("{} {value}", peer.name()),
+            Some(value) if peer == Contestant::NatsServer => value,
+            Some(value) => format!("{}: {value}", peer.name()),
             None => format!("no {}", peer.name()),
         });
-        let _ = writeln!(
-            text,
-            "{:<46} {:>28} {:>28}  {:<36} {:<11} {:<16} {}",
-            line.row.title,
+        [
+            line.row.title.to_owned(),
             line.value(line.row.ours).unwrap_or("-".into()),
             theirs.unwrap_or_default(),
             line.ratios(),
             line.goal(),
-            line.verdict().map_or("", Verdict::name),
+            line.verdict().map_or("", Verdict::name).to_owned(),
             line.cpu(),
-        );
+        ]
+    };
+    lines(results).iter().map(cells).collect()
+}
+
+/// The table for the terminal, and what is missed.
+pub fn terminal(results: &Results) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(cells(results));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let mut text = String::from("\n");
+    for row in &rows {
+        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     }
     text + "\n" + &others(results) + &second_core(results) + &missed(results)
 }
@@ -124,32 +135,17 @@ pub fn markdown(results: &Results) -> String {
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
     let mut text = format!(
-        "{rounds} rounds of {seconds} s on {} cores of {}, Linux {}; {}. A ratio is the median of the\nratios \
-         paired by round, with the middle half of the rounds in parentheses.\n\n",
+        "{rounds} rounds of {seconds} s on {} cores of {}, Linux {};\n{}.\nThe peer is nats-server where no \
+         other is named. A ratio is the median of the ratios paired by round; the middle half\nof the rounds \
+         is in parentheses.\n\n",
         machine.cores,
         machine.cpu,
         machine.kernel,
         versions.join(", ")
     );
-    text += "| | waymeet | peer | ratio | floor, aim | reached | server CPU s per million |\n\
-             |---|---|---|---|---|---|---|\n";
-    for line in lines(results) {
-        let theirs = line.peer().map(|peer| match line.value(peer) {
-            Some(value) if peer == Contestant::NatsServer => value,
-            Some(value) => format!("{}: {value}", peer.name()),
-            None => format!("no {}", peer.name()),
-        });
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {} | {} |",
-            line.row.title,
-            line.value(line.row.ours).unwrap_or("-".into()),
-            theirs.unwrap_or_default(),
-            line.ratios(),
-            line.goal(),
-            line.verdict().map_or("", Verdict::name),
-            line.cpu(),
-        );
+    let _ = writeln!(text, "| {} |\n|{}", HEAD.join(" | "), "---|".repeat(HEAD.len()));
+    for row in cells(results) {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
     }
     text + "\n" + &others(results) + &second_core(results) + &missed(results)
 }
@@ -292,7 +288,7 @@ mod tests {
         assert!(text.contains("4,200,000 /s to 8,000,000 /s (1.90x)"), "{text}");
         assert!(text.contains("Below the floor: none."), "{text}");
         assert!(text.contains("Below the aim: 1:1, 128 B (rate 4.00)."), "{text}");
-        assert!(terminal(&results()).contains("nats-server 1,050,000 /s"));
+        assert!(terminal(&results()).contains("  1,050,000 /s  4.00 (4.00–4.00)  3, 4.5"));
     }
 
     #[test]
