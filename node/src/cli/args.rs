@@ -40,7 +40,7 @@ pub enum Command {
     Req(ReqArgs),
     /// Answer requests
     Reply(ReplyArgs),
-    /// Measure a NATS server: this node or any other
+    /// Measure a server: this node or any other
     Bench(BenchArgs),
 }
 
@@ -303,7 +303,7 @@ mod tests {
             "req a --timeout 2",
             "reply a",
             "reply a --echo --command cat",
-            "pub a --server http://127.0.0.1:80",
+            "pub a --server https://127.0.0.1:80",
             "top",
         ] {
             let words = std::iter::once("waymeet").chain(line.split(' '));

@@ -15,6 +15,8 @@ pub enum Scheme {
     Redis,
     /// MQTT over TCP; only measured, by `waymeet bench`.
     Mqtt,
+    /// HTTP; only `waymeet bench sse` speaks it.
+    Http,
 }
 
 impl Scheme {
@@ -24,11 +26,12 @@ impl Scheme {
             Self::Coap => 5683,
             Self::Redis => 6379,
             Self::Mqtt => 1883,
+            Self::Http => 80,
         }
     }
 }
 
-/// `nats://host:port` or `coap://host:port`; `host:port` and `host` alone mean NATS.
+/// `nats://host:port`, `coap://host:port` or `http://host:port`; `host:port` and `host` alone mean NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub scheme: Scheme,
@@ -87,6 +90,7 @@ impl FromStr for Server {
             Some(("coap", rest)) => (Scheme::Coap, rest),
             Some(("redis", rest)) => (Scheme::Redis, rest),
             Some(("mqtt", rest)) => (Scheme::Mqtt, rest),
+            Some(("http", rest)) => (Scheme::Http, rest),
             Some((other, _)) => return Err(format!("{other}:// is not spoken here; {}", expected())),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -141,6 +145,7 @@ mod tests {
             ("coap://h", "h:5683"),
             ("redis://h", "h:6379"),
             ("mqtt://h:1", "h:1"),
+            ("http://h/", "h:80"),
         ] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), shown, "{text}");
         }
@@ -153,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_no_server_is_refused() {
         for text in
-            ["", "http://h", "h:", "h:x", "h:65536", "nats://", "[::1", "[x]:1", "[::1]x", ":p@h", "a b"]
+            ["", "https://h", "h:", "h:x", "h:65536", "nats://", "[::1", "[x]:1", "[::1]x", ":p@h", "a b"]
         {
             assert!(text.parse::<Server>().is_err(), "{text:?}");
         }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::args::{ServerArgs, duration};
 
-/// Measure a NATS server: a Waymeet node or any other. `pub` and `pubsub` measure redis:// and mqtt://
+/// Measure a server: a Waymeet node or any other. `pub` and `pubsub` measure redis:// and mqtt://
 /// servers too, with the same load.
 ///
 /// One thread with large buffers and messages that are encoded beforehand, so that the server is what is
@@ -33,6 +33,8 @@ pub enum Case {
     Churn(ChurnCase),
     /// Hold connections that do nothing, and tell the server's memory for each
     Idle(IdleCase),
+    /// Publish over HTTP to readers of server-sent events
+    Sse(SseCase),
 }
 
 impl Case {
@@ -46,6 +48,7 @@ impl Case {
             Self::Request(case) => &case.measurement.report,
             Self::Churn(case) => &case.report,
             Self::Idle(case) => &case.report,
+            Self::Sse(case) => &case.measurement.report,
         }
     }
 }
@@ -177,6 +180,23 @@ pub struct IdleCase {
     pub connections: u32,
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SseCase {
+    /// Where is published; the server is an http:// URL
+    #[arg(long, value_name = "SUBJECT", default_value = "bench.sse")]
+    pub subject: String,
+    /// Readers that each receive every event
+    #[arg(long, value_name = "R", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub readers: u32,
+    /// POSTs that the one publisher has under way, pipelined
+    #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub depth: u32,
+    #[command(flatten)]
+    pub window: WindowArgs,
+    #[command(flatten)]
+    pub measurement: Measurement,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -15,6 +15,7 @@ mod redis;
 mod request;
 mod scan;
 mod sessions;
+mod web;
 
 pub use args::BenchArgs;
 
@@ -46,6 +47,7 @@ fn measure(case: &Case) -> anyhow::Result<Outcome> {
         Case::Request(case) => request::run(case),
         Case::Churn(case) => sessions::churn(case),
         Case::Idle(case) => sessions::idle(case),
+        Case::Sse(case) => web::sse(case),
     }
 }
 

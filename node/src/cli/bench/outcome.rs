@@ -67,7 +67,7 @@ impl Mark {
 pub struct Outcome {
     /// The case's name.
     pub case: &'static str,
-    /// What is counted: `messages` that were published or delivered, `requests`, `connections`.
+    /// What is counted: `messages` that were published or delivered, `requests`, `connections`, `events`.
     pub unit: &'static str,
     pub count: u64,
     pub seconds: f64,
@@ -81,7 +81,7 @@ pub struct Outcome {
     pub server_cpu_seconds_per_million: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_memory_bytes: Option<u64>,
-    /// Only of connections that do nothing.
+    /// Only of connections that do nothing, and of readers before they receive anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_memory_bytes_per_connection: Option<f64>,
 }
@@ -122,13 +122,14 @@ impl Outcome {
         self
     }
 
-    /// Adds what each of `count` held connections has cost.
+    /// Adds what each of so many connections has cost that were opened between two marks.
     #[must_use]
     pub fn with_memory_per_connection(mut self, from: Mark, to: Mark) -> Self {
+        let connections = to.count.saturating_sub(from.count).max(1) as f64;
         self.server_memory_bytes_per_connection = from
             .usage
             .zip(to.usage)
-            .map(|(from, to)| to.memory_bytes.saturating_sub(from.memory_bytes) as f64 / self.count as f64);
+            .map(|(from, to)| to.memory_bytes.saturating_sub(from.memory_bytes) as f64 / connections);
         self
     }
 }

@@ -1,0 +1,42 @@
+//! A node with a service in process that answers every request on `bench.echo` with the request's payload.
+//!
+//! What `POST /req/bench.echo` costs is measured against the bare hyper server beside it.
+//! `cargo run --release --example echo_service -- --http 127.0.0.1:0`
+
+use std::sync::Arc;
+
+use waymeet::config::{Address, Config};
+use waymeet::{Delivery, Node};
+
+/// A request whose payload is the answer; it is not copied.
+struct Echo(Arc<Delivery>);
+
+impl AsRef<[u8]> for Echo {
+    fn as_ref(&self) -> &[u8] {
+        self.0.payload()
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = Config::default();
+    config.listeners.nats.address = Address::Off;
+    config.listeners.coap.address = Address::Off;
+    config.listeners.http.address = http_address()?.parse()?;
+    let node = Node::builder().config(config).start().await?;
+    let _service = node.client().serve("bench.echo", |request| async move { Echo(request) })?;
+    println!("{}", node.addresses().http.ok_or("HTTP is off")?);
+    tokio::signal::ctrl_c().await?;
+    node.drain().await;
+    Ok(())
+}
+
+/// What follows `--http`; a free port when nothing does.
+fn http_address() -> Result<String, String> {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => Ok("127.0.0.1:0".to_owned()),
+        (Some("--http"), Some(address)) => Ok(address),
+        _ => Err("usage: echo_service [--http ADDR]".to_owned()),
+    }
+}
