@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::args::{ServerArgs, duration};
+use crate::cli::server::Server;
 
 /// Measure a NATS server: a Waymeet node or any other.
 ///
@@ -32,6 +33,10 @@ pub enum Case {
     Churn(ChurnCase),
     /// Hold connections that do nothing, and tell the server's memory for each
     Idle(IdleCase),
+    /// Ask a CoAP server: a Waymeet node or any other
+    Coap(CoapCase),
+    /// Send over one protocol what arrives over another, through one node
+    Crossing(CrossingCase),
 }
 
 impl Case {
@@ -45,6 +50,8 @@ impl Case {
             Self::Request(case) => &case.measurement.report,
             Self::Churn(case) => &case.report,
             Self::Idle(case) => &case.report,
+            Self::Coap(case) => &case.measurement.report,
+            Self::Crossing(case) => &case.measurement.report,
         }
     }
 }
@@ -76,8 +83,6 @@ pub struct ReportArgs {
     /// Tell this process's CPU time and memory too; it must be the server's, on this machine
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    #[command(flatten)]
-    pub server: ServerArgs,
 }
 
 /// How far publishers may run ahead.
@@ -95,6 +100,8 @@ pub struct PubCase {
     pub publishers: u32,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +119,8 @@ pub struct PubsubCase {
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +135,8 @@ pub struct WildcardsCase {
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +148,8 @@ pub struct QueueCase {
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +162,8 @@ pub struct RequestCase {
     pub depth: u32,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +176,8 @@ pub struct ChurnCase {
     pub seconds: f64,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -170,6 +187,81 @@ pub struct IdleCase {
     pub connections: u32,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// A method that `bench coap` asks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    Get,
+    Post,
+}
+
+/// The type of the messages that `bench coap` and `bench crossing` send or observe with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reliability {
+    /// Confirmable
+    Con,
+    /// Non-confirmable
+    Non,
+}
+
+#[derive(Debug, Args)]
+pub struct CoapCase {
+    /// What is asked; --size is the payload of a POST
+    #[arg(long, value_enum, default_value_t = Method::Get)]
+    pub method: Method,
+    /// How it is asked
+    #[arg(long = "type", value_enum, default_value_t = Reliability::Con)]
+    pub reliability: Reliability,
+    /// The resource
+    #[arg(long, value_name = "PATH", default_value = "/.well-known/core")]
+    pub path: String,
+    /// Endpoints that ask, each with a socket of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub endpoints: u32,
+    /// Requests that each of them has under way
+    #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub depth: u32,
+    /// The CoAP server
+    #[arg(long, value_name = "URL", default_value = "coap://127.0.0.1:5683")]
+    pub server: Server,
+    #[command(flatten)]
+    pub measurement: Measurement,
+}
+
+/// Which way a message crosses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    /// POST over CoAP, received by a NATS subscriber
+    CoapNats,
+    /// PUB over NATS, received by CoAP observers
+    NatsCoap,
+}
+
+#[derive(Debug, Args)]
+pub struct CrossingCase {
+    /// Which way
+    #[arg(value_enum)]
+    pub direction: Direction,
+    /// How the CoAP side sends or observes
+    #[arg(long = "type", value_enum, default_value_t = Reliability::Non)]
+    pub reliability: Reliability,
+    /// CoAP endpoints, each with a socket of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub endpoints: u32,
+    /// Messages that each of them has under way
+    #[arg(long, value_name = "D", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub depth: u32,
+    /// The node's CoAP address
+    #[arg(long, value_name = "URL", default_value = "coap://127.0.0.1:5683")]
+    pub server_coap: Server,
+    /// The node's NATS address
+    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    pub server_nats: Server,
+    #[command(flatten)]
+    pub measurement: Measurement,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

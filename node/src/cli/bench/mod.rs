@@ -4,6 +4,9 @@
 //! their length; nothing here may cost the generator more than the server.
 
 mod args;
+mod coap;
+mod coap_endpoint;
+mod crossing;
 mod flow;
 mod link;
 mod outcome;
@@ -23,6 +26,7 @@ use pace::Pace;
 use waymeet_core::nats::client;
 use waymeet_core::{Message, Subject};
 
+use super::args::ServerArgs;
 use super::{Failure, show};
 
 /// What a publisher writes at once: what a client library would have gathered in its buffer.
@@ -44,6 +48,8 @@ fn measure(case: &Case) -> anyhow::Result<Outcome> {
         Case::Request(case) => request::run(case),
         Case::Churn(case) => sessions::churn(case),
         Case::Idle(case) => sessions::idle(case),
+        Case::Coap(case) => coap::run(case),
+        Case::Crossing(case) => crossing::run(case),
     }
 }
 
@@ -55,7 +61,7 @@ fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
         fan_out: 0,
         window: u64::MAX,
     };
-    run("pub", plan, &case.measurement)
+    run("pub", plan, &case.measurement, &case.server)
 }
 
 fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
@@ -70,7 +76,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
             fan_out: 1,
             window: window(&case.window, pairs, size),
         };
-        return run("pubsub", plan, &case.measurement);
+        return run("pubsub", plan, &case.measurement, &case.server);
     }
     let subject = "bench.pubsub";
     let blocks = (0..case.publishers).map(|_| block([subject], size));
@@ -82,7 +88,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
         fan_out: u64::from(case.subscribers),
         window: window(&case.window, case.subscribers, size),
     };
-    run("pubsub", plan, &case.measurement)
+    run("pubsub", plan, &case.measurement, &case.server)
 }
 
 fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
@@ -105,7 +111,7 @@ fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
         fan_out: 1,
         window: window(&case.window, 1, size),
     };
-    run("wildcards", plan, &case.measurement)
+    run("wildcards", plan, &case.measurement, &case.server)
 }
 
 fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
@@ -117,11 +123,16 @@ fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
         fan_out: 1,
         window: window(&case.window, case.members, size),
     };
-    run("queue", plan, &case.measurement)
+    run("queue", plan, &case.measurement, &case.server)
 }
 
-fn run(name: &'static str, plan: Plan, measurement: &Measurement) -> anyhow::Result<Outcome> {
-    let target = Target::new(&measurement.report.server)?;
+fn run(
+    name: &'static str,
+    plan: Plan,
+    measurement: &Measurement,
+    server: &ServerArgs,
+) -> anyhow::Result<Outcome> {
+    let target = Target::new(server)?;
     let flow = Flow::connect(&target, plan)?;
     let flowed = flow.run(Pace::start(measurement)?)?;
     let outcome = Outcome::between(name, "messages", flowed.from, flowed.to);
@@ -180,10 +191,17 @@ mod tests {
     async fn outcome(line: &str) -> Outcome {
         let mut config = Config::default();
         config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
-        (config.listeners.coap.address, config.listeners.http.address) = (Address::Off, Address::Off);
+        config.listeners.coap.address = "127.0.0.1:0".parse().unwrap();
+        config.listeners.http.address = Address::Off;
         let node = Node::builder().config(config).workers(1).start().await.unwrap();
-        let server = node.addresses().nats.unwrap().to_string();
-        let words = ["bench"].into_iter().chain(line.split(' ')).chain(["--server", &server]);
+        let nats = node.addresses().nats.unwrap().to_string();
+        let coap = format!("coap://{}", node.addresses().coap.unwrap());
+        let servers = match line.split(' ').next() {
+            Some("coap") => vec!["--server", &coap],
+            Some("crossing") => vec!["--server-coap", &coap, "--server-nats", &nats],
+            _ => vec!["--server", &nats],
+        };
+        let words = ["bench"].into_iter().chain(line.split(' ')).chain(servers);
         let case = Line::try_parse_from(words).unwrap().args.case;
         let outcome = tokio::task::spawn_blocking(move || measure(&case)).await.unwrap().unwrap();
         node.drain().await;
@@ -202,6 +220,11 @@ mod tests {
             ("wildcards --subjects 100 --subscriptions 7 --messages 1000", 1_000),
             ("queue --members 3 --messages 1000", 1_000),
             ("request --requesters 3 --depth 5 --messages 1000", 1_000),
+            ("coap --endpoints 3 --depth 2 --messages 1000", 1_000),
+            ("coap --type non --method post --path /pub/a.b --size 16 --messages 100", 100),
+            ("crossing coap-nats --type con --messages 1000", 1_000),
+            ("crossing nats-coap --endpoints 3 --messages 100", 300),
+            ("crossing nats-coap --endpoints 3 --type con --depth 1 --messages 10", 30),
         ] {
             assert_eq!(outcome(line).await.count, count, "{line}");
         }
@@ -209,7 +232,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_time_is_kept() {
-        for line in ["pubsub --seconds 0.2 --warmup 50ms", "request --seconds 0.2 --warmup 50ms"] {
+        for line in [
+            "pubsub --seconds 0.2 --warmup 50ms",
+            "request --seconds 0.2 --warmup 50ms",
+            "coap --seconds 0.2 --warmup 50ms",
+            "crossing nats-coap --seconds 0.2 --warmup 50ms",
+        ] {
             let outcome = outcome(line).await;
             assert!(outcome.count > 0 && outcome.seconds >= 0.1, "{line}: {outcome}");
             assert!(
