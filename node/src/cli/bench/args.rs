@@ -196,6 +196,7 @@ pub struct IdleCase {
 pub enum Method {
     Get,
     Post,
+    Put,
 }
 
 /// The type of the messages that `bench coap` and `bench crossing` send or observe with.
@@ -209,7 +210,7 @@ pub enum Reliability {
 
 #[derive(Debug, Args)]
 pub struct CoapCase {
-    /// What is asked; --size is the payload of a POST
+    /// What is asked; --size is the payload of a POST or PUT
     #[arg(long, value_enum, default_value_t = Method::Get)]
     pub method: Method,
     /// How it is asked

@@ -80,6 +80,7 @@ impl Asking {
         let (method, payload) = match case.method {
             Method::Get => (Code::GET, &[][..]),
             Method::Post => (Code::POST, &payload[..]),
+            Method::Put => (Code::PUT, &payload[..]),
         };
         let template = Template::on_path(case.reliability, method, &case.path, payload)?;
         let depth = u16::try_from(case.depth)?;
