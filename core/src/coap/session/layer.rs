@@ -96,6 +96,13 @@ impl<A: Copy + Eq + Hash> Session<A> {
         self.pump(now, address);
     }
 
+    /// The network says that nobody is at this address any more (RFC 7252, section 4.2: that is a reason to give
+    /// up). Its observations end, and nothing that waits for it is sent.
+    pub fn vanished(&mut self, now: Instant, address: A, upstream: &mut impl Upstream<A>) {
+        self.unreachable(now, address, upstream);
+        self.pump(now, address);
+    }
+
     /// A Confirmable message was never acknowledged. Whoever does not answer for that long is gone with all
     /// of its observations (RFC 7641, section 4.5): waiting for each of them in turn would take hours.
     fn unreachable(&mut self, now: Instant, address: A, upstream: &mut impl Upstream<A>) {
