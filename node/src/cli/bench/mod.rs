@@ -4,6 +4,9 @@
 //! their length; nothing here may cost the generator more than the server.
 
 mod args;
+mod coap;
+mod coap_endpoint;
+mod crossing;
 mod dialect;
 mod flow;
 mod link;
@@ -48,11 +51,13 @@ fn measure(case: &Case) -> anyhow::Result<Outcome> {
         Case::Churn(case) => sessions::churn(case),
         Case::Idle(case) => sessions::idle(case),
         Case::Sse(case) => web::sse(case),
+        Case::Coap(case) => coap::run(case),
+        Case::Crossing(case) => crossing::run(case),
     }
 }
 
 fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
-    let target = Target::of(&case.measurement.report.server)?;
+    let target = Target::of(&case.server)?;
     let blocks = (0..case.publishers).map(|_| block(target.dialect, ["bench.pub"], case.measurement.size));
     let plan = Plan {
         publishers: blocks.collect::<anyhow::Result<_>>()?,
@@ -65,7 +70,7 @@ fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
 }
 
 fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
-    let target = Target::of(&case.measurement.report.server)?;
+    let target = Target::of(&case.server)?;
     let (dialect, size) = (target.dialect, case.measurement.size);
     let subscribed = |subject: &str, follows| Subscribed {
         setup: dialect.subscribe(subject),
@@ -99,7 +104,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
 }
 
 fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
-    let target = Target::new(&case.measurement.report.server)?;
+    let target = Target::new(&case.server)?;
     let size = case.measurement.size;
     let group = |number: u32| number % case.subscriptions;
     let subject = |number: u32| format!("bench.wild.{:05}.{number:07}", group(number));
@@ -132,7 +137,7 @@ fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
 }
 
 fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
-    let target = Target::new(&case.measurement.report.server)?;
+    let target = Target::new(&case.server)?;
     let size = case.measurement.size;
     let subject = "bench.queue";
     let member = |_| Subscribed {
@@ -207,10 +212,17 @@ mod tests {
     async fn outcome(line: &str) -> Outcome {
         let mut config = Config::default();
         config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
-        (config.listeners.coap.address, config.listeners.http.address) = (Address::Off, Address::Off);
+        config.listeners.coap.address = "127.0.0.1:0".parse().unwrap();
+        config.listeners.http.address = Address::Off;
         let node = Node::builder().config(config).workers(1).start().await.unwrap();
-        let server = node.addresses().nats.unwrap().to_string();
-        let words = ["bench"].into_iter().chain(line.split(' ')).chain(["--server", &server]);
+        let nats = node.addresses().nats.unwrap().to_string();
+        let coap = format!("coap://{}", node.addresses().coap.unwrap());
+        let servers = match line.split(' ').next() {
+            Some("coap") => vec!["--server", &coap],
+            Some("crossing") => vec!["--server-coap", &coap, "--server-nats", &nats],
+            _ => vec!["--server", &nats],
+        };
+        let words = ["bench"].into_iter().chain(line.split(' ')).chain(servers);
         let case = Line::try_parse_from(words).unwrap().args.case;
         let outcome = tokio::task::spawn_blocking(move || measure(&case)).await.unwrap().unwrap();
         node.drain().await;
@@ -231,6 +243,11 @@ mod tests {
             ("wildcards --subjects 100 --subscriptions 7 --others 50 --messages 1000", 1_000),
             ("queue --members 3 --messages 1000", 1_000),
             ("request --requesters 3 --depth 5 --messages 1000", 1_000),
+            ("coap --endpoints 3 --depth 2 --messages 1000", 1_000),
+            ("coap --type non --method post --path /pub/a.b --size 16 --messages 100", 100),
+            ("crossing coap-nats --type con --messages 1000", 1_000),
+            ("crossing nats-coap --endpoints 3 --messages 100", 300),
+            ("crossing nats-coap --endpoints 3 --type con --depth 1 --messages 10", 30),
         ] {
             assert_eq!(outcome(line).await.count, count, "{line}");
         }
@@ -238,7 +255,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_time_is_kept() {
-        for line in ["pubsub --seconds 0.2 --warmup 50ms", "request --seconds 0.2 --warmup 50ms"] {
+        for line in [
+            "pubsub --seconds 0.2 --warmup 50ms",
+            "request --seconds 0.2 --warmup 50ms",
+            "coap --seconds 0.2 --warmup 50ms",
+            "crossing nats-coap --seconds 0.2 --warmup 50ms",
+        ] {
             let outcome = outcome(line).await;
             assert!(outcome.count > 0 && outcome.seconds >= 0.1, "{line}: {outcome}");
             assert!(
