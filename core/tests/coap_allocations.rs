@@ -36,6 +36,10 @@ static ALLOCATOR: Counting = Counting;
 struct Node(u64);
 
 impl Upstream<u16> for Node {
+    fn is_proved(&self, _: u16) -> bool {
+        true
+    }
+
     fn publish(&mut self, _: u16, message: &Message<'_>) -> Result<(), Refusal> {
         assert_eq!(message.subject.as_str(), "sensors.room1.temp");
         self.0 += 1;
@@ -69,7 +73,7 @@ impl Upstream<u16> for Node {
 fn a_publication_allocates_nothing() {
     let now = Instant::now();
     let limits = Limits { dedup_entries: 1_000, ..Limits::default() };
-    let mut session = Session::new(limits, 1, now);
+    let mut session = Session::new(limits, [1; 32], now);
     let mut node = Node::default();
     let mut datagram = Vec::with_capacity(256);
     let mut publish = |session: &mut Session<u16>, n: u32| {

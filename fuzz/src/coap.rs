@@ -36,7 +36,7 @@ pub fn coap_codec(data: &[u8]) {
 pub fn coap_session(data: &[u8]) {
     let start = Instant::now();
     let mut now = start;
-    let mut session = Session::new(limits(), 1, now);
+    let mut session = Session::new(limits(), [1; 32], now);
     let mut node = Node::default();
     let mut notified = 0;
     let mut rest = data;
@@ -122,6 +122,10 @@ struct Node {
 }
 
 impl Upstream<u8> for Node {
+    fn is_proved(&self, from: u8) -> bool {
+        from < 2
+    }
+
     fn publish(&mut self, _: u8, message: &Message<'_>) -> Result<(), Refusal> {
         match message.payload.first() {
             Some(0) => Err(Refusal::NoPermission),

@@ -1,12 +1,15 @@
 //! A node with a service in process that answers every request on `bench.echo` with the request's payload.
 //!
-//! What `POST /req/bench.echo` costs is measured against the bare hyper server beside it.
-//! `cargo run --release --example echo_service -- --http 127.0.0.1:0`
+//! What `POST /req/bench.echo` costs is measured against the bare hyper server beside it, and what a CoAP GET
+//! of `/req/bench.echo` costs against libcoap's server.
+//! `cargo run --release --example echo_service -- --http 127.0.0.1:0 --coap 127.0.0.1:0`
 
 use std::sync::Arc;
 
 use waymeet::config::{Address, Config};
 use waymeet::{Delivery, Node};
+
+const USAGE: &str = "usage: echo_service [--http ADDR] [--coap ADDR]";
 
 /// A request whose payload is the answer; it is not copied.
 struct Echo(Arc<Delivery>);
@@ -21,8 +24,17 @@ impl AsRef<[u8]> for Echo {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     config.listeners.nats.address = Address::Off;
+    config.listeners.http.address = "127.0.0.1:0".parse()?;
     config.listeners.coap.address = Address::Off;
-    config.listeners.http.address = http_address()?.parse()?;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let address = arguments.next().ok_or(USAGE)?.parse()?;
+        match flag.as_str() {
+            "--http" => config.listeners.http.address = address,
+            "--coap" => config.listeners.coap.address = address,
+            _ => return Err(USAGE.into()),
+        }
+    }
     let node = Node::builder().config(config).start().await?;
     let client = node.client();
     // Beside the connections, so that a request wakes no other thread; echoing does not hold them up.
@@ -36,14 +48,4 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::signal::ctrl_c().await?;
     node.drain().await;
     Ok(())
-}
-
-/// What follows `--http`; a free port when nothing does.
-fn http_address() -> Result<String, String> {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
-        (None, _) => Ok("127.0.0.1:0".to_owned()),
-        (Some("--http"), Some(address)) => Ok(address),
-        _ => Err("usage: echo_service [--http ADDR]".to_owned()),
-    }
 }

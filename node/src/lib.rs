@@ -2,7 +2,8 @@
 //!
 //! Owns everything that does I/O. What can be decided from bytes and state alone is in `waymeet-core`.
 
-#![forbid(unsafe_code)]
+// Only `udp::linux` has any, with its proof.
+#![deny(unsafe_code)]
 
 mod buffers;
 mod client;
@@ -14,11 +15,15 @@ mod exchange;
 mod handle;
 pub mod listener;
 mod metrics;
+#[doc(hidden)]
+pub mod microbench;
 mod node;
 mod outbox;
 mod publisher;
 mod shared;
 mod subscription;
+#[doc(hidden)]
+pub mod udp;
 mod upstream;
 mod worker;
 

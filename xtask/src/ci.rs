@@ -26,6 +26,7 @@ pub fn run() -> Result<()> {
         ("format", format),
         ("lints", lints),
         ("test", || test::run(None)),
+        ("benchmarks", benchmarks),
         ("docs", docs),
         ("licences", licences),
         ("fuzz", || fuzz::run(&fuzz::Options { seconds: FUZZ_SECONDS, target: None, guided: false })),
@@ -49,6 +50,12 @@ fn lints() -> Result<()> {
         shell::run(clippy.args(["--", "-D", "warnings"]).current_dir(shell::root().join(package)))?;
     }
     Ok(())
+}
+
+/// Every micro-benchmark once, unoptimised: whether they still work, not how fast.
+fn benchmarks() -> Result<()> {
+    let packages = ["--package", "waymeet-core", "--package", "waymeet"];
+    shell::run(shell::cargo().args(["test", "--quiet", "--locked"]).args(packages).args(["--bench", "*"]))
 }
 
 fn docs() -> Result<()> {

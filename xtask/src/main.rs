@@ -8,6 +8,7 @@ mod ci;
 mod fetch;
 mod fuzz;
 mod load;
+mod process;
 mod shell;
 mod terminal;
 mod test;
@@ -23,11 +24,14 @@ usage: cargo xtask COMMAND
                              NAME is one of these or an expression that picks interop tests
   tidy                       the rules of the house that no compiler checks
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
-  bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick]
-                             a node and nats-server side by side; writes target/bench/results.json
+  bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick] [--second-core]
+                             a node and its peers side by side; writes target/bench/results.json
+        --growth             the curves: subscriptions, connections, payloads
+        --write, --redraw    write tables and charts into docs/, after measuring or without
   load [--parts NAME,…] [--nats N] [--sse N]
                              very many sessions, and subscribers that stop reading, on a node
-  ci                         what a change must pass: format, lints, test, docs, licences, fuzz smoke";
+  ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
+                             fuzz smoke";
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {

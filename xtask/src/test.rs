@@ -12,6 +12,8 @@ use crate::{fetch, shell, terminal, tidy};
 
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
+/// Programs in `node/examples` that serve until they are stopped; `cargo xtask bench` measures them.
+const SERVERS: &[&str] = &["bare_hyper", "bare_sse", "bare_udp", "echo_service"];
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -96,7 +98,7 @@ fn readme() -> Result<()> {
     Ok(())
 }
 
-/// Runs every program in `node/examples` to its end.
+/// Runs every program in `node/examples` to its end, unless it has none.
 fn examples() -> Result<()> {
     let folder = shell::root().join("node").join("examples");
     let mut names = Vec::new();
@@ -108,6 +110,7 @@ fn examples() -> Result<()> {
             names.push(stem.to_string_lossy().into_owned());
         }
     }
+    names.retain(|name| !SERVERS.contains(&name.as_str()));
     names.sort();
     if names.is_empty() {
         bail!("there is no example in node/examples");

@@ -18,6 +18,8 @@ impl Code {
     pub const POST: Code = Code::new(0, 2);
     /// 0.03
     pub const PUT: Code = Code::new(0, 3);
+    /// 2.03
+    pub const VALID: Code = Code::new(2, 3);
     /// 2.04
     pub const CHANGED: Code = Code::new(2, 4);
     /// 2.05
@@ -26,6 +28,8 @@ impl Code {
     pub const CONTINUE: Code = Code::new(2, 31);
     /// 4.00
     pub const BAD_REQUEST: Code = Code::new(4, 0);
+    /// 4.01
+    pub const UNAUTHORIZED: Code = Code::new(4, 1);
     /// 4.02
     pub const BAD_OPTION: Code = Code::new(4, 2);
     /// 4.03

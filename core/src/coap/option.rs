@@ -36,6 +36,8 @@ pub mod number {
     /// RFC 7252.
     pub const SIZE1: u16 = 60;
     /// RFC 9175.
+    pub const ECHO: u16 = 252;
+    /// RFC 9175.
     pub const REQUEST_TAG: u16 = 292;
     /// How many notifications of this observation were dropped before this one, as a uint. Ours, from the
     /// range for experimental use; elective and safe to forward, so that whoever does not know it loses
@@ -88,6 +90,7 @@ impl CoapOption<'_> {
             number::MAX_AGE | number::SIZE1 | number::SIZE2 => 0..=4,
             number::PROXY_URI => 1..=1034,
             number::PROXY_SCHEME => 1..=255,
+            number::ECHO => 1..=40,
             number::REQUEST_TAG => 0..=8,
             _ => return true,
         };

@@ -15,6 +15,9 @@ use waymeet_core::{Headers, Message, Subject, SubjectFilter, envelope};
 
 pub type Address = u16;
 
+/// From here on, addresses are ones that anybody may have made up.
+pub const FIRST_UNPROVED: Address = 30_000;
+
 /// What the session asked of the node.
 #[derive(Default)]
 pub struct Node {
@@ -37,6 +40,10 @@ impl Node {
 }
 
 impl Upstream<Address> for Node {
+    fn is_proved(&self, from: Address) -> bool {
+        from < FIRST_UNPROVED
+    }
+
     fn publish(&mut self, from: Address, message: &Message<'_>) -> Result<(), Refusal> {
         self.check()?;
         self.published.push((from, message.to_owned()));
@@ -135,7 +142,9 @@ impl World {
 
     pub fn with(limits: Limits, seed: u64) -> Self {
         let now = Instant::now();
-        Self { session: Session::new(limits, seed, now), node: Node::default(), start: now, now }
+        let mut secret = [7; 32];
+        secret[..8].copy_from_slice(&seed.to_be_bytes());
+        Self { session: Session::new(limits, secret, now), node: Node::default(), start: now, now }
     }
 
     /// Hands a datagram in and takes out what it caused.

@@ -25,8 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 pub enum ClientError {
     #[error("only `waymeet pub` speaks CoAP; name the node's NATS address, such as nats://{}:4222", .0.host)]
     NotOverCoap(Server),
-    #[error("only `waymeet bench sse` speaks HTTP; name the node's NATS address, such as nats://{}:4222", .0.host)]
-    NotOverHttp(Server),
+    #[error("only `waymeet bench` speaks to servers of other protocols; name a NATS address such as nats://{}:4222", .0.host)]
+    OnlyMeasured(Server),
     #[error("nothing listens on {server}: start a node with `waymeet`, or name another server with --server")]
     NothingThere { server: String },
     #[error("cannot connect to {server}: {reason}; name another server with --server")]
@@ -83,7 +83,7 @@ impl Client {
         match server.scheme {
             Scheme::Nats => {}
             Scheme::Coap => return Err(ClientError::NotOverCoap(server.clone())),
-            Scheme::Http => return Err(ClientError::NotOverHttp(server.clone())),
+            _ => return Err(ClientError::OnlyMeasured(server.clone())),
         }
         let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))

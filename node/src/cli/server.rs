@@ -11,6 +11,10 @@ pub enum Scheme {
     Nats,
     /// CoAP over UDP; only `waymeet pub` speaks it.
     Coap,
+    /// RESP over TCP; only measured, by `waymeet bench`.
+    Redis,
+    /// MQTT over TCP; only measured, by `waymeet bench`.
+    Mqtt,
     /// HTTP; only `waymeet bench sse` speaks it.
     Http,
 }
@@ -20,6 +24,8 @@ impl Scheme {
         match self {
             Self::Nats => 4222,
             Self::Coap => 5683,
+            Self::Redis => 6379,
+            Self::Mqtt => 1883,
             Self::Http => 80,
         }
     }
@@ -82,6 +88,8 @@ impl FromStr for Server {
             None => (Scheme::Nats, text),
             Some(("nats", rest)) => (Scheme::Nats, rest),
             Some(("coap", rest)) => (Scheme::Coap, rest),
+            Some(("redis", rest)) => (Scheme::Redis, rest),
+            Some(("mqtt", rest)) => (Scheme::Mqtt, rest),
             Some(("http", rest)) => (Scheme::Http, rest),
             Some((other, _)) => return Err(format!("{other}:// is not spoken here; {}", expected())),
         };
@@ -135,6 +143,8 @@ mod tests {
             ("::1", "[::1]:4222"),
             ("nats://u:p@h:1", "h:1"),
             ("coap://h", "h:5683"),
+            ("redis://h", "h:6379"),
+            ("mqtt://h:1", "h:1"),
             ("http://h/", "h:80"),
         ] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), shown, "{text}");

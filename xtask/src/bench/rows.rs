@@ -1,13 +1,14 @@
-//! What is measured: the rows of the table.
-
-use std::process::Command;
+//! What is measured, against whom, and what is to be reached: the rows of the table.
+//!
+//! Owns the table as data. It must not measure.
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use super::Options;
-use super::server::Server;
-use crate::shell;
+use super::contestants::{Contestant, Scheme};
+use Contestant::{
+    BareHyper, BareSse, BareUdp, EchoService, Libcoap, Mosquitto, NatsServer, Nginx, Node, Redis,
+};
 
 /// One row.
 #[derive(Debug)]
@@ -16,17 +17,46 @@ pub struct Row {
     pub name: &'static str,
     /// What the table calls it.
     pub title: &'static str,
-    kind: Kind,
+    pub work: Work,
+    /// Which program of ours is measured.
+    pub ours: Contestant,
+    /// With whom it is compared. The goals are about the first.
+    pub peers: &'static [Contestant],
+    pub goal: Option<Goal>,
+    /// A latency that is held to the same goal as the row's number.
+    pub latency: Option<Latency>,
+    /// Whether the server's CPU time for a million is to be at most the inverse of the floor.
+    pub cpu_witness: bool,
 }
 
-#[derive(Debug)]
-enum Kind {
-    /// A case of `waymeet bench` that runs for a time and gives a rate.
-    Rate(&'static [&'static str]),
+/// How many times better than the peer we have to be, and want to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Goal {
+    pub floor: f64,
+    pub aim: f64,
+}
+
+/// What is done with a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// A case of `waymeet bench` that runs for a time and gives a rate. It is told the address of each of
+    /// these listeners; a peer that speaks another protocol is measured by that.
+    Generator(&'static [Scheme], &'static [&'static str]),
+    /// POST of 16 bytes to this path by wrk, on connections that are kept.
+    Post(&'static str),
     /// Memory for each connection that does nothing.
     Idle,
     /// From the start of the process to the first PONG.
     Start,
+    /// Memory once the first PONG is there.
+    StartMemory,
+}
+
+/// A percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    P50,
+    P99,
 }
 
 /// What a row's number is.
@@ -41,113 +71,241 @@ pub enum Unit {
 }
 
 /// One measurement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub value: f64,
     pub cpu_seconds_per_million: Option<f64>,
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
+    /// What was sent and never answered; only where datagrams may be lost.
+    pub unanswered: Option<u64>,
 }
 
-/// Every row, in the order of the table.
+/// A case of the load generator against nats-server and, where they have the like, the other brokers.
+const fn broker(
+    name: &'static str,
+    title: &'static str,
+    case: &'static [&'static str],
+    peers: &'static [Contestant],
+    [floor, aim]: [f64; 2],
+) -> Row {
+    let (work, goal) = (Work::Generator(&[Scheme::Nats], case), Some(Goal { floor, aim }));
+    Row { name, title, work, ours: Node, peers, goal, latency: None, cpu_witness: true }
+}
+
+/// Something that is not a rate, against nats-server.
+const fn footprint(name: &'static str, title: &'static str, work: Work, [floor, aim]: [f64; 2]) -> Row {
+    let (peers, goal) = (&[NatsServer] as &[_], Some(Goal { floor, aim }));
+    Row { name, title, work, ours: Node, peers, goal, latency: None, cpu_witness: false }
+}
+
+const fn http(
+    name: &'static str,
+    title: &'static str,
+    work: Work,
+    [ours, peer]: &'static [Contestant; 2],
+    [floor, aim]: [f64; 2],
+) -> Row {
+    let (peers, goal) = (std::slice::from_ref(peer), Some(Goal { floor, aim }));
+    Row { name, title, work, ours: *ours, peers, goal, latency: None, cpu_witness: false }
+}
+
+const fn coap(
+    name: &'static str,
+    title: &'static str,
+    ours: Contestant,
+    case: &'static [&'static str],
+) -> Row {
+    let (work, goal) = (Work::Generator(&[Scheme::Coap], case), Some(Goal { floor: 2.0, aim: 2.5 }));
+    let latency = Some(Latency::P99);
+    Row { name, title, work, ours, peers: &[Libcoap, BareUdp], goal, latency, cpu_witness: false }
+}
+
+/// Without a peer: nobody else crosses.
+const fn crossing(
+    name: &'static str,
+    title: &'static str,
+    listeners: &'static [Scheme],
+    case: &'static [&'static str],
+) -> Row {
+    let work = Work::Generator(listeners, case);
+    Row { name, title, work, ours: Node, peers: &[], goal: None, latency: None, cpu_witness: false }
+}
+
+const BROKERS: &[Contestant] = &[NatsServer, Redis, Mosquitto];
+const ALONE: &[Contestant] = &[NatsServer];
+
+/// Every row, in the order of the table. Floors and aims are those of the project's issue on speed.
 pub const ROWS: &[Row] = &[
-    Row { name: "pub-16", title: "publish, 16 B", kind: Kind::Rate(&["pub", "--size", "16"]) },
-    Row { name: "1to1-16", title: "1:1, 16 B", kind: Kind::Rate(&["pubsub", "--size", "16"]) },
-    Row { name: "1to1-128", title: "1:1, 128 B", kind: Kind::Rate(&["pubsub", "--size", "128"]) },
-    Row { name: "1to1-1k", title: "1:1, 1 KiB", kind: Kind::Rate(&["pubsub", "--size", "1024"]) },
-    Row { name: "1to1-16k", title: "1:1, 16 KiB", kind: Kind::Rate(&["pubsub", "--size", "16384"]) },
+    broker("pub-16", "publish only, 16 B", &["pub", "--size", "16"], ALONE, [4.0, 7.0]),
+    broker("1to1-16", "1:1, 16 B", &["pubsub", "--size", "16"], BROKERS, [5.0, 8.0]),
+    broker("1to1-128", "1:1, 128 B", &["pubsub", "--size", "128"], BROKERS, [3.0, 4.5]),
+    broker("1to1-1k", "1:1, 1 KiB", &["pubsub", "--size", "1024"], BROKERS, [1.6, 1.85]),
+    broker("1to1-16k", "1:1, 16 KiB", &["pubsub", "--size", "16384"], BROKERS, [1.4, 1.65]),
+    broker(
+        "fanout-100",
+        "1:100, 128 B (deliveries)",
+        &["pubsub", "--subscribers", "100", "--size", "128"],
+        BROKERS,
+        [2.0, 2.8],
+    ),
+    broker(
+        "fanout-1000",
+        "1:1,000, 128 B (deliveries)",
+        &["pubsub", "--subscribers", "1000", "--size", "128"],
+        BROKERS,
+        [3.0, 5.0],
+    ),
+    broker("pairs-4", "4 pairs, 128 B", &["pubsub", "--pairs", "4", "--size", "128"], ALONE, [3.0, 5.0]),
+    broker(
+        "wildcards",
+        "10,000 subjects, 100 wildcards, 16 B",
+        &["wildcards", "--size", "16"],
+        ALONE,
+        [5.0, 9.0],
+    ),
+    broker(
+        "wildcards-others",
+        "as above, 10,000 others in the trie",
+        &["wildcards", "--size", "16", "--others", "10000"],
+        ALONE,
+        [3.0, 6.0],
+    ),
+    broker("queue-4", "queue group of 4, 16 B", &["queue", "--size", "16"], ALONE, [3.0, 6.0]),
     Row {
-        name: "fanout-100",
-        title: "1:100, 128 B",
-        kind: Kind::Rate(&["pubsub", "--subscribers", "100", "--size", "128"]),
+        latency: Some(Latency::P50),
+        ..broker("request-1", "request, depth 1, 16 B", &["request", "--size", "16"], ALONE, [1.4, 1.6])
     },
-    Row {
-        name: "fanout-1000",
-        title: "1:1000, 128 B",
-        kind: Kind::Rate(&["pubsub", "--subscribers", "1000", "--size", "128"]),
-    },
-    Row {
-        name: "pairs-4",
-        title: "4 pairs, 128 B",
-        kind: Kind::Rate(&["pubsub", "--pairs", "4", "--size", "128"]),
-    },
-    Row {
-        name: "wildcards",
-        title: "10,000 subjects, 100 wildcards, 128 B",
-        kind: Kind::Rate(&["wildcards", "--size", "128"]),
-    },
-    Row { name: "queue-4", title: "queue group of 4, 128 B", kind: Kind::Rate(&["queue", "--size", "128"]) },
-    Row {
-        name: "request-1",
-        title: "request, depth 1, 16 B",
-        kind: Kind::Rate(&["request", "--size", "16"]),
-    },
-    Row {
-        name: "request-64",
-        title: "request, depth 64, 16 B",
-        kind: Kind::Rate(&["request", "--depth", "64", "--size", "16"]),
-    },
-    Row {
-        name: "request-16x16",
-        title: "request, 16 x 16, 16 B",
-        kind: Kind::Rate(&["request", "--requesters", "16", "--depth", "16", "--size", "16"]),
-    },
-    Row { name: "churn", title: "connections that come and go", kind: Kind::Rate(&["churn"]) },
-    Row { name: "idle", title: "memory of an idle connection", kind: Kind::Idle },
-    Row { name: "start", title: "start to first PONG", kind: Kind::Start },
+    broker(
+        "request-64",
+        "request, depth 64, 16 B",
+        &["request", "--depth", "64", "--size", "16"],
+        ALONE,
+        [2.5, 3.5],
+    ),
+    broker(
+        "request-16x16",
+        "request, 16 requesters, depth 16, 16 B",
+        &["request", "--requesters", "16", "--depth", "16", "--size", "16"],
+        ALONE,
+        [3.5, 5.0],
+    ),
+    broker("churn", "connect, subscribe, unsubscribe, close", &["churn"], ALONE, [2.0, 2.8]),
+    footprint("idle", "memory of an idle connection", Work::Idle, [8.0, 20.0]),
+    footprint("start", "start to first PONG", Work::Start, [1.0, 2.0]),
+    footprint("start-memory", "memory at start", Work::StartMemory, [1.0, 2.0]),
+    http(
+        "http-pub",
+        "POST /pub against nginx's fixed 204",
+        Work::Post("/pub/bench/http"),
+        &[Node, Nginx],
+        [0.6, 0.8],
+    ),
+    http(
+        "http-req",
+        "POST /req against a bare hyper echo",
+        Work::Post("/req/bench/echo"),
+        &[EchoService, BareHyper],
+        [0.7, 0.7],
+    ),
+    http(
+        "sse-1000",
+        "1:1,000 SSE events against bare hyper",
+        Work::Generator(
+            &[Scheme::Http],
+            &["sse", "--subject", "bench.sse", "--readers", "1000", "--size", "128"],
+        ),
+        &[Node, BareSse],
+        [0.8, 0.8],
+    ),
+    coap(
+        "coap-post-con",
+        "CoAP POST, Confirmable, against libcoap",
+        Node,
+        &coap_case("post", "con", "/pub/bench.coap"),
+    ),
+    coap(
+        "coap-post-non",
+        "CoAP POST, Non-confirmable, against libcoap",
+        Node,
+        &coap_case("post", "non", "/pub/bench.coap"),
+    ),
+    coap(
+        "coap-get-con",
+        "CoAP GET, Confirmable, against libcoap",
+        EchoService,
+        &coap_case("get", "con", "/req/bench.echo"),
+    ),
+    coap(
+        "coap-get-non",
+        "CoAP GET, Non-confirmable, against libcoap",
+        EchoService,
+        &coap_case("get", "non", "/req/bench.echo"),
+    ),
+    crossing(
+        "cross-coap-nats",
+        "CoAP in, NATS out",
+        &[Scheme::Coap, Scheme::Nats],
+        &["crossing", "coap-nats"],
+    ),
+    crossing(
+        "cross-nats-coap",
+        "NATS in, CoAP out",
+        &[Scheme::Coap, Scheme::Nats],
+        &["crossing", "nats-coap"],
+    ),
+    crossing(
+        "cross-nats-coap-1000",
+        "NATS in, to 1,000 CoAP observers",
+        &[Scheme::Coap, Scheme::Nats],
+        &["crossing", "nats-coap", "--endpoints", "1000", "--depth", "1"],
+    ),
+    crossing(
+        "cross-http-sse",
+        "HTTP in, SSE out",
+        &[Scheme::Http],
+        &["sse", "--subject", "bench.sse", "--readers", "1", "--depth", "16", "--size", "128"],
+    ),
 ];
+
+/// Sixteen endpoints with one request each under way.
+const fn coap_case(method: &'static str, kind: &'static str, path: &'static str) -> [&'static str; 11] {
+    ["coap", "--method", method, "--type", kind, "--path", path, "--endpoints", "16", "--depth", "1"]
+}
+
+/// The row that `--rows` names.
+///
+/// # Errors
+/// When there is none; the message lists them all.
+pub fn row(name: &str) -> Result<&'static Row> {
+    let names = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+    ROWS.iter()
+        .find(|row| row.name == name)
+        .with_context(|| format!("`{name}` is no row; there are {}", names()))
+}
 
 impl Row {
     /// What the number is.
     pub fn unit(&self) -> Unit {
-        match self.kind {
-            Kind::Rate(_) => Unit::PerSecond,
-            Kind::Idle => Unit::Bytes,
-            Kind::Start => Unit::Milliseconds,
+        match self.work {
+            Work::Generator(..) | Work::Post(_) => Unit::PerSecond,
+            Work::Idle | Work::StartMemory => Unit::Bytes,
+            Work::Start => Unit::Milliseconds,
         }
     }
 
-    /// Starts the server, measures, and stops it.
-    pub fn measure(&self, server: &Server, options: &Options) -> Result<Sample> {
-        let running = server.start()?;
-        let mut generator = Command::new("taskset");
-        generator
-            .args(["-c", &options.core.to_string()])
-            .arg(shell::target().join("release").join("waymeet"));
-        match self.kind {
-            Kind::Start => return Ok(Sample::of(running.started_in.as_secs_f64() * 1e3)),
-            Kind::Rate(case) => {
-                generator.arg("bench").args(case).args(["--seconds", &options.seconds.to_string()])
-            }
-            Kind::Idle => {
-                generator.args(["bench", "idle", "--connections", &options.idle_connections.to_string()])
-            }
-        };
-        generator.args([
-            "--json",
-            "--server-pid",
-            &running.pid().to_string(),
-            "--server",
-            &running.address(),
-        ]);
-        let outcome: Value = serde_json::from_str(&shell::output(&mut generator)?)?;
-        let value = |key: &str| outcome[key].as_f64().with_context(|| format!("the result has no {key}"));
-        if let Kind::Idle = self.kind {
-            return Ok(Sample::of(value("server_memory_bytes_per_connection")?));
+    /// What the number is called.
+    pub fn what(&self) -> &'static str {
+        match self.unit() {
+            Unit::PerSecond => "rate",
+            Unit::Bytes => "memory",
+            Unit::Milliseconds => "time",
         }
-        let latency = |name: &str| outcome["latency"][name].as_f64();
-        Ok(Sample {
-            value: value("per_second")?,
-            cpu_seconds_per_million: outcome["server_cpu_seconds_per_million"].as_f64(),
-            p50_us: latency("p50_us"),
-            p99_us: latency("p99_us"),
-        })
     }
-}
 
-impl Sample {
-    fn of(value: f64) -> Self {
-        Self { value, cpu_seconds_per_million: None, p50_us: None, p99_us: None }
+    /// Everybody whose turn it is in a round, we first.
+    pub fn contestants(&self) -> impl Iterator<Item = Contestant> {
+        std::iter::once(self.ours).chain(self.peers.iter().copied())
     }
 }
 
@@ -159,13 +317,44 @@ impl Unit {
             Self::Bytes | Self::Milliseconds => theirs / ours,
         }
     }
+}
 
-    /// The unit's name in the table.
+impl Latency {
+    /// What the table calls it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::PerSecond => "/s",
-            Self::Bytes => "B",
-            Self::Milliseconds => "ms",
+            Self::P50 => "p50",
+            Self::P99 => "p99",
         }
+    }
+
+    /// The one that is meant.
+    pub fn of(self, sample: &Sample) -> Option<f64> {
+        match self {
+            Self::P50 => sample.p50_us,
+            Self::P99 => sample.p99_us,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_memory_and_a_shorter_start_are_better() {
+        assert_eq!(Unit::PerSecond.ratio(50.0, 100.0), 0.5);
+        assert_eq!(Unit::Bytes.ratio(50.0, 100.0), 2.0);
+        assert_eq!(Unit::Milliseconds.ratio(10.0, 5.0), 0.5);
+    }
+
+    #[test]
+    fn rows_have_names_of_their_own_and_goals_that_make_sense() {
+        for (index, row) in ROWS.iter().enumerate() {
+            assert!(ROWS[..index].iter().all(|other| other.name != row.name), "{}", row.name);
+            assert_eq!(row.goal.is_some(), !row.peers.is_empty(), "{}", row.name);
+            assert!(row.goal.is_none_or(|goal| goal.floor <= goal.aim), "{}", row.name);
+        }
+        assert!(row("no").unwrap_err().to_string().contains("pub-16"));
     }
 }

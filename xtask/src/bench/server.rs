@@ -1,87 +1,101 @@
-//! The servers that are measured: how they are started, pinned and stopped.
+//! A server that runs: started on its cores and free ports, awaited, and stopped.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell;
+use super::contestants::{Contestant, Ready, Scheme};
 
-/// How long a server may take to answer its first PING.
+/// How long a server may take to answer for the first time.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a connection is tried while a server starts. It bounds what the start is measured to.
 const TRY_EVERY: Duration = Duration::from_micros(200);
 
-/// A server that can be started.
+/// How long one datagram's answer is waited for, before the next try.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Confirmable CoAP PUTs without a payload to `/pub/bench.coap` and `/req/bench.echo` (RFC 7252, section
+/// 3). A server of libcoap makes these resources by them.
+const PUTS: [&[u8]; 2] = [b"\x40\x03\x00\x01\xb3pub\x0abench.coap", b"\x40\x03\x00\x02\xb3req\x0abench.echo"];
+
+/// A program that can be started.
+#[derive(Clone, Debug)]
 pub struct Server {
-    pub name: &'static str,
+    pub contestant: Contestant,
     pub version: String,
     program: PathBuf,
-    core: usize,
-    kind: Kind,
+    folder: PathBuf,
 }
 
-enum Kind {
-    /// With the folder for its data.
-    Waymeet(PathBuf),
-    Nats,
+/// Which cores a server may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cores {
+    Only(usize),
+    All,
 }
 
 /// A server that runs until this is dropped.
 pub struct Running {
     child: Child,
-    address: SocketAddr,
-    /// From the start of the process to its first PONG.
+    addresses: Vec<(Scheme, SocketAddr)>,
+    /// From the start of the process to its first answer.
     pub started_in: Duration,
 }
 
 impl Server {
-    /// A node, with its NATS listener only.
-    pub fn waymeet(program: &Path, folder: &Path, core: usize) -> Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        Self::new("waymeet", program, core, Kind::Waymeet(folder.join("data")))
+    /// Builds or fetches the program.
+    pub fn install(contestant: Contestant, folder: &Path) -> Result<Self> {
+        let program = contestant.install()?;
+        let version = contestant.version(&program)?;
+        let folder = folder.join(contestant.name().replace(' ', "-"));
+        Ok(Self { contestant, version, program, folder })
     }
 
-    /// nats-server as it comes, without a configuration.
-    pub fn nats(program: &Path, core: usize) -> Result<Self> {
-        Self::new("nats-server", program, core, Kind::Nats)
-    }
-
-    fn new(name: &'static str, program: &Path, core: usize, kind: Kind) -> Result<Self> {
-        let version = shell::output(Command::new(program).arg("--version"))?.trim().to_owned();
-        Ok(Self { name, version, program: program.to_path_buf(), core, kind })
-    }
-
-    /// Starts it on its core and a free port, and waits until it answers.
-    pub fn start(&self) -> Result<Running> {
-        // The port is free again when the listener is gone; nobody else on the machine is expected to
-        // take it in between.
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let port = address.port().to_string();
-        // taskset becomes the program, so that the process is the server.
-        let mut command = Command::new("taskset");
-        command.args(["-c", &self.core.to_string()]).arg(&self.program);
-        match &self.kind {
-            Kind::Waymeet(data) => {
-                command.args(["serve", "--nats", &address.to_string(), "--coap", "off", "--http", "off"]);
-                command.arg("--data-dir").arg(data);
+    /// Starts it on free ports, and waits until it answers.
+    pub fn start(&self, cores: Cores) -> Result<Running> {
+        let name = self.contestant.name();
+        let schemes = self.contestant.schemes();
+        let addresses = schemes.iter().map(|scheme| free(*scheme)).collect::<Result<Vec<_>>>()?;
+        let words = self.contestant.command(&self.program, &addresses, &self.folder)?;
+        let mut command = match cores {
+            // taskset becomes the program, so that the process is the server.
+            Cores::Only(core) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["-c", &core.to_string()]).args(&words);
+                taskset
             }
-            Kind::Nats => {
-                command.args(["--addr", "127.0.0.1", "--port", &port]);
+            Cores::All => {
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]);
+                command
             }
-        }
+        };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let begun = Instant::now();
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.name))?;
-        let mut running = Running { child, address, started_in: Duration::ZERO };
-        running.await_pong(begun).with_context(|| format!("{} did not start", self.name))?;
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let addresses = schemes.iter().copied().zip(addresses).collect();
+        let mut running = Running { child, addresses, started_in: Duration::ZERO };
+        running
+            .await_answer(self.contestant.ready(), begun)
+            .with_context(|| format!("{name} did not start"))?;
         running.started_in = begun.elapsed();
         Ok(running)
     }
+}
+
+/// An address that nobody has. It is free again when the socket is gone; nobody else on the machine is
+/// expected to take it in between.
+fn free(scheme: Scheme) -> Result<SocketAddr> {
+    Ok(if scheme.is_udp() {
+        UdpSocket::bind("127.0.0.1:0")?.local_addr()?
+    } else {
+        TcpListener::bind("127.0.0.1:0")?.local_addr()?
+    })
 }
 
 impl Running {
@@ -90,40 +104,75 @@ impl Running {
         self.child.id()
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> String {
-        format!("nats://{}", self.address)
+    /// Where it is spoken to by `scheme`, or by the protocol that it has instead.
+    pub fn url(&self, scheme: Scheme) -> Result<String> {
+        let same = self.addresses.iter().find(|(has, _)| *has == scheme);
+        let (scheme, address) = same.or(self.addresses.first()).context("a server without an address")?;
+        Ok(format!("{}://{address}", scheme.name()))
     }
 
-    fn await_pong(&mut self, begun: Instant) -> Result<()> {
-        let mut stream = loop {
-            match TcpStream::connect(self.address) {
-                Ok(stream) => break stream,
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error.into()),
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("it ended with {status}");
-            }
-            if begun.elapsed() > START_TIMEOUT {
-                bail!("nothing listens on {} after 10 s", self.address);
-            }
-            std::thread::sleep(TRY_EVERY);
-        };
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(START_TIMEOUT))?;
-        stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
-        let mut heard = Vec::new();
-        let mut chunk = [0; 4_096];
-        while !heard.windows(6).any(|window| window == b"PONG\r\n") {
-            let read = stream.read(&mut chunk)?;
-            if read == 0 {
-                bail!("it has closed the connection");
-            }
-            heard.extend_from_slice(&chunk[..read]);
+    fn await_answer(&mut self, ready: Ready, begun: Instant) -> Result<()> {
+        let address = self.addresses.first().context("a server without an address")?.1;
+        match ready {
+            Ready::Connects => self.connect(address, begun).map(drop),
+            Ready::Pong => await_pong(self.connect(address, begun)?),
+            Ready::Answers => PUTS.iter().try_for_each(|put| self.await_datagram(address, put, begun)),
+        }
+    }
+
+    /// Whether to go on trying.
+    fn check(&mut self, begun: Instant) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("it ended with {status}");
+        }
+        if begun.elapsed() > START_TIMEOUT {
+            bail!("it does not answer after {} s", START_TIMEOUT.as_secs());
         }
         Ok(())
     }
+
+    fn connect(&mut self, address: SocketAddr, begun: Instant) -> Result<TcpStream> {
+        loop {
+            match TcpStream::connect(address) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.check(begun)?;
+            std::thread::sleep(TRY_EVERY);
+        }
+    }
+
+    fn await_datagram(&mut self, address: SocketAddr, ask: &[u8], begun: Instant) -> Result<()> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let mut answer = [0; 1_500];
+        loop {
+            // While nobody is there, either of the two reports the port as unreachable.
+            if socket.send(ask).is_ok() && socket.recv(&mut answer).is_ok() {
+                return Ok(());
+            }
+            self.check(begun)?;
+            std::thread::sleep(TRY_EVERY);
+        }
+    }
+}
+
+fn await_pong(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(START_TIMEOUT))?;
+    stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
+    let mut heard = Vec::new();
+    let mut chunk = [0; 4_096];
+    while !heard.windows(6).any(|window| window == b"PONG\r\n") {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            bail!("it has closed the connection");
+        }
+        heard.extend_from_slice(&chunk[..read]);
+    }
+    Ok(())
 }
 
 impl Drop for Running {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::process;
+
 /// How long the node may take to start, and its counters to come to rest.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the counters are looked at while something is waited for.
@@ -50,12 +52,9 @@ impl Running {
         Ok(running)
     }
 
-    /// Resident memory of the process, in bytes (proc(5)). What the kernel holds for sockets is not in it.
+    /// Resident memory of the process, in bytes.
     pub fn memory_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        Ok(kib.context("the process has no resident memory")? * 1_024)
+        process::memory_bytes(self.child.id())
     }
 
     pub fn counters(&self) -> Result<Counters> {

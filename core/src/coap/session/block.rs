@@ -3,11 +3,13 @@
 //! Owns the bodies that arrive by Block1 and those that leave by Block2, and the memory that both take. It
 //! must not know resources: a body belongs to an endpoint and a cache key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
+use super::holders::Holders;
 use super::limits::TRANSFER_LIFETIME;
+use super::map::{Map, Seed};
 use crate::coap::Code;
 use crate::coap::option::{self, Block, Options, number};
 
@@ -73,12 +75,20 @@ pub(super) struct Download {
     pub(super) content_format: Option<u16>,
     pub(super) etag: [u8; 8],
     pub(super) body: Vec<u8>,
-    touched: Instant,
+    touched: Touched,
 }
 
 struct Upload {
     body: Vec<u8>,
-    touched: Instant,
+    touched: Touched,
+}
+
+/// When a transfer was last gone on with.
+#[derive(Clone, Copy)]
+struct Touched {
+    at: Instant,
+    /// Counts all touches, so that no two are equal.
+    turn: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -89,14 +99,17 @@ enum Direction {
 
 /// All transfers of a session.
 pub(super) struct Transfers<A> {
-    uploads: HashMap<Key<A>, Upload>,
-    downloads: HashMap<Key<A>, Download>,
+    uploads: Map<Key<A>, Upload>,
+    downloads: Map<Key<A>, Download>,
     /// When each was begun or last looked at: all live equally long, so that this is in order.
     expiry: VecDeque<(Instant, Key<A>, Direction)>,
     /// Downloads whose last block has been sent: they go first when memory is short.
     fetched: VecDeque<Key<A>>,
+    /// Each endpoint's transfers, those that were gone on with the longest ago first.
+    order: Map<A, BTreeMap<u64, (u64, Direction)>>,
+    turns: u64,
     used: usize,
-    used_by: HashMap<A, usize>,
+    holders: Holders<A>,
     max_body: usize,
     max: usize,
     max_per_endpoint: usize,
@@ -106,14 +119,16 @@ pub(super) struct Transfers<A> {
 const OVERHEAD: usize = 256;
 
 impl<A: Copy + Eq + Hash> Transfers<A> {
-    pub(super) fn new(max_body: usize, max: usize, max_per_endpoint: usize) -> Self {
+    pub(super) fn new(seed: Seed, max_body: usize, max: usize, max_per_endpoint: usize) -> Self {
         Self {
-            uploads: HashMap::new(),
-            downloads: HashMap::new(),
+            uploads: Map::with_hasher(seed.clone()),
+            downloads: Map::with_hasher(seed.clone()),
             expiry: VecDeque::new(),
             fetched: VecDeque::new(),
+            order: Map::with_hasher(seed.clone()),
+            turns: 0,
             used: 0,
-            used_by: HashMap::new(),
+            holders: Holders::new(seed),
             max_body,
             max,
             max_per_endpoint,
@@ -142,17 +157,27 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
             if !block.more {
                 return Received::Whole(payload.to_vec());
             }
-            if let Err(full) = self.charge(key.from, OVERHEAD) {
+            if let Err(full) = self.charge(key.from, OVERHEAD, 0) {
                 return Received::Full(full);
             }
-            self.uploads.insert(key, Upload { body: Vec::new(), touched: now });
+            let touched = self.touch(now, key, Direction::Up, None);
+            self.uploads.insert(key, Upload { body: Vec::new(), touched });
             self.expire_later(now, key, Direction::Up);
         }
-        let Some(upload) = self.uploads.get_mut(&key).filter(|u| u.body.len() == block.offset()) else {
+        let Some(upload) = self.uploads.get(&key) else { return Received::Incomplete };
+        if block.more && upload.body.get(block.offset()..) == Some(payload) {
+            // The client did not see the answer to this block, and sent it in another message.
+            return Received::Continue;
+        }
+        if upload.body.len() != block.offset() {
             return Received::Incomplete;
-        };
-        upload.touched = now;
-        if let Err(full) = self.charge(key.from, payload.len()) {
+        }
+        let before = upload.touched;
+        let touched = self.touch(now, key, Direction::Up, Some(before));
+        if let Some(upload) = self.uploads.get_mut(&key) {
+            upload.touched = touched;
+        }
+        if let Err(full) = self.charge(key.from, payload.len(), 1) {
             self.drop_upload(key);
             return Received::Full(full);
         }
@@ -174,17 +199,20 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
         body: Vec<u8>,
     ) -> Result<&Download, Full> {
         self.drop_download(key);
-        self.charge(key.from, OVERHEAD + body.len())?;
+        self.charge(key.from, OVERHEAD + body.len(), 0)?;
         self.expire_later(now, key, Direction::Down);
         let etag = etag(&body);
-        let download = Download { code, content_format, etag, body, touched: now };
+        let touched = self.touch(now, key, Direction::Down, None);
+        let download = Download { code, content_format, etag, body, touched };
         Ok(self.downloads.entry(key).or_insert(download))
     }
 
     /// The body that later blocks are taken from.
     pub(super) fn fetch(&mut self, now: Instant, key: Key<A>) -> Option<&Download> {
+        let before = self.downloads.get(&key)?.touched;
+        let touched = self.touch(now, key, Direction::Down, Some(before));
         let download = self.downloads.get_mut(&key)?;
-        download.touched = now;
+        download.touched = touched;
         Some(download)
     }
 
@@ -206,8 +234,8 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
         while let Some(&(at, key, direction)) = self.expiry.front().filter(|(at, ..)| *at <= now) {
             self.expiry.pop_front();
             let touched = match direction {
-                Direction::Up => self.uploads.get(&key).map(|upload| upload.touched),
-                Direction::Down => self.downloads.get(&key).map(|download| download.touched),
+                Direction::Up => self.uploads.get(&key).map(|upload| upload.touched.at),
+                Direction::Down => self.downloads.get(&key).map(|download| download.touched.at),
             };
             match touched.map(|touched| touched + TRANSFER_LIFETIME) {
                 // Looked at again between full lifetimes, so that the queue stays in order.
@@ -226,8 +254,8 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
     fn expire_later(&mut self, now: Instant, key: Key<A>, direction: Direction) {
         self.expiry.push_back((now + TRANSFER_LIFETIME, key, direction));
         if self.expiry.len() > 1_024 + 2 * (self.uploads.len() + self.downloads.len()) {
-            let up = self.uploads.iter().map(|(key, upload)| (upload.touched, *key, Direction::Up));
-            let down = self.downloads.iter().map(|(key, load)| (load.touched, *key, Direction::Down));
+            let up = self.uploads.iter().map(|(key, upload)| (upload.touched.at, *key, Direction::Up));
+            let down = self.downloads.iter().map(|(key, load)| (load.touched.at, *key, Direction::Down));
             let mut live: Vec<_> =
                 up.chain(down).map(|(at, key, d)| (at + TRANSFER_LIFETIME, key, d)).collect();
             live.push((now + TRANSFER_LIFETIME, key, direction));
@@ -236,39 +264,76 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
         }
     }
 
-    fn charge(&mut self, from: A, bytes: usize) -> Result<(), Full> {
-        let mine = self.used_by.get(&from).copied().unwrap_or(0);
-        if mine + bytes > self.max_per_endpoint {
-            return Err(Full::Endpoint);
+    /// Takes memory for an endpoint. Where its own share is used up, its own transfer that it has neglected the
+    /// longest gives way; where that of all is, first what has been fetched already, then a neglected transfer of
+    /// whoever holds the most, as long as that is more than this endpoint would then hold. `keep` is how many of
+    /// its own transfers, the latest, do not give way.
+    fn charge(&mut self, from: A, bytes: usize, keep: usize) -> Result<(), Full> {
+        while self.holders.weight(from) + bytes > self.max_per_endpoint {
+            self.drop_neglected(from, keep).ok_or(Full::Endpoint)?;
         }
         while self.used + bytes > self.max {
-            let key = self.fetched.pop_front().ok_or(Full::Session)?;
-            self.drop_download(key);
+            if let Some(key) = self.fetched.pop_front() {
+                self.drop_download(key);
+                continue;
+            }
+            let heaviest = self.holders.heaviest().ok_or(Full::Session)?;
+            if heaviest == from || self.holders.weight(heaviest) <= self.holders.weight(from) + bytes {
+                return Err(Full::Session);
+            }
+            self.drop_neglected(heaviest, 0).ok_or(Full::Session)?;
         }
         self.used += bytes;
-        *self.used_by.entry(from).or_insert(0) += bytes;
+        self.holders.set(from, self.holders.weight(from) + bytes);
         Ok(())
     }
 
     fn release(&mut self, from: A, bytes: usize) {
         self.used -= bytes;
-        if let Some(mine) = self.used_by.get_mut(&from) {
-            *mine -= bytes;
-            if *mine == 0 {
-                self.used_by.remove(&from);
-            }
+        self.holders.set(from, self.holders.weight(from) - bytes);
+    }
+
+    /// Notes that a transfer is gone on with.
+    fn touch(&mut self, now: Instant, key: Key<A>, direction: Direction, before: Option<Touched>) -> Touched {
+        self.turns += 1;
+        let order = self.order.entry(key.from).or_default();
+        if let Some(before) = before {
+            order.remove(&before.turn);
         }
+        order.insert(self.turns, (key.cache, direction));
+        Touched { at: now, turn: self.turns }
+    }
+
+    fn drop_neglected(&mut self, from: A, keep: usize) -> Option<()> {
+        let order = self.order.get(&from).filter(|order| order.len() > keep)?;
+        let (_, &(cache, direction)) = order.first_key_value()?;
+        match direction {
+            Direction::Up => drop(self.drop_upload(Key { from, cache })),
+            Direction::Down => self.drop_download(Key { from, cache }),
+        }
+        Some(())
     }
 
     fn drop_upload(&mut self, key: Key<A>) -> Option<Vec<u8>> {
         let upload = self.uploads.remove(&key)?;
+        self.forget_order(key.from, upload.touched);
         self.release(key.from, OVERHEAD + upload.body.len());
         Some(upload.body)
     }
 
     fn drop_download(&mut self, key: Key<A>) {
         if let Some(download) = self.downloads.remove(&key) {
+            self.forget_order(key.from, download.touched);
             self.release(key.from, OVERHEAD + download.body.len());
+        }
+    }
+
+    fn forget_order(&mut self, from: A, touched: Touched) {
+        if let Some(order) = self.order.get_mut(&from) {
+            order.remove(&touched.turn);
+            if order.is_empty() {
+                self.order.remove(&from);
+            }
         }
     }
 }
@@ -286,37 +351,76 @@ mod tests {
     #[test]
     fn blocks_in_order_make_the_body() {
         let now = Instant::now();
-        let mut transfers = Transfers::new(100, 10_000, 5_000);
+        let mut transfers = Transfers::new(Seed::with_seed(1), 100, 10_000, 5_000);
         let mut receive = |b: Block, p: &[u8]| transfers.receive(now, KEY, b, None, p);
         assert_eq!(receive(block(0, true), &[1; 16]), Received::Continue);
         assert_eq!(receive(block(2, true), &[3; 16]), Received::Incomplete, "one is missing");
         assert_eq!(receive(block(1, true), &[2; 15]), Received::WrongLength);
         assert_eq!(receive(block(1, true), &[2; 16]), Received::Continue);
+        assert_eq!(receive(block(1, true), &[2; 16]), Received::Continue, "it came again");
+        assert_eq!(receive(block(1, true), &[9; 16]), Received::Incomplete, "another one came");
         let whole = [[1; 16], [2; 16]].concat();
         assert_eq!(receive(block(2, false), &[]), Received::Whole(whole));
         assert_eq!(receive(block(1, false), &[]), Received::Incomplete, "it is over");
-        assert_eq!((transfers.used, transfers.used_by.len()), (0, 0));
+        assert_eq!((transfers.used, transfers.order.len()), (0, 0));
     }
 
     #[test]
     fn memory_is_bounded_and_comes_back() {
         let now = Instant::now();
-        let mut transfers = Transfers::new(100, 1_000, 700);
+        let mut transfers = Transfers::new(Seed::with_seed(1), 100, 1_000, 700);
         assert_eq!(transfers.receive(now, KEY, block(0, true), Some(101), &[0; 16]), Received::TooLarge);
         assert_eq!(transfers.receive(now, KEY, block(0, true), None, &[0; 16]), Received::Continue);
         assert!(transfers.offer(now, KEY, Code::CONTENT, None, vec![0; 100]).is_ok());
         let other = Key { cache: 8, ..KEY };
+        assert!(transfers.offer(now, other, Code::CONTENT, None, vec![0; 100]).is_ok());
         assert_eq!(
-            transfers.offer(now, other, Code::CONTENT, None, vec![0; 100]).err(),
+            transfers.receive(now, KEY, block(1, true), None, &[0; 16]),
+            Received::Incomplete,
+            "what it has neglected the longest made room"
+        );
+        let third = Key { cache: 9, ..KEY };
+        assert_eq!(
+            transfers.offer(now, third, Code::CONTENT, None, vec![0; 500]).err(),
             Some(Full::Endpoint)
         );
-        let other = Key { from: 2, cache: 8 };
-        assert_eq!(transfers.offer(now, other, Code::CONTENT, None, vec![0; 144]).err(), Some(Full::Session));
+        assert!(transfers.offer(now, KEY, Code::CONTENT, None, vec![0; 100]).is_ok());
+        let small = Key { from: 2, cache: 8 };
+        let room = 1_000 - transfers.used - OVERHEAD;
+        assert!(transfers.offer(now, small, Code::CONTENT, None, vec![0; room]).is_ok());
         transfers.fetched(KEY);
-        assert!(transfers.offer(now, other, Code::CONTENT, None, vec![0; 144]).is_ok());
+        let late = Key { from: 3, cache: 8 };
+        assert!(transfers.offer(now, late, Code::CONTENT, None, vec![0; 44]).is_ok());
         assert!(transfers.fetch(now, KEY).is_none(), "the fetched one made room");
         transfers.expire(now + TRANSFER_LIFETIME);
-        assert_eq!((transfers.used, transfers.used_by.len()), (0, 0));
+        assert_eq!((transfers.used, transfers.order.len()), (0, 0));
         assert_eq!(transfers.next_timeout(), None);
+    }
+
+    #[test]
+    fn one_endpoint_cannot_lock_out_the_others() {
+        let now = Instant::now();
+        let mut transfers = Transfers::new(Seed::with_seed(1), 10_000, 20_000, 15_000);
+        let begin = |transfers: &mut Transfers<u8>, from, cache| {
+            transfers.receive(
+                now,
+                Key { from, cache },
+                Block { number: 0, more: true, szx: 6 },
+                None,
+                &[0; 1_024],
+            )
+        };
+        for cache in 0..100 {
+            assert_eq!(begin(&mut transfers, 1, cache), Received::Continue, "a flood");
+        }
+        for from in 2..12 {
+            assert_eq!(begin(&mut transfers, from, 0), Received::Continue, "endpoint {from}");
+        }
+        let last = Block { number: 1, more: false, szx: 6 };
+        for from in 2..12 {
+            let outcome = transfers.receive(now, Key { from, cache: 0 }, last, None, b"end");
+            assert!(matches!(outcome, Received::Whole(_)), "endpoint {from}: {outcome:?}");
+        }
+        assert!(transfers.used <= 20_000 && transfers.holders.weight(1) <= 15_000);
     }
 }

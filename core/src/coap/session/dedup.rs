@@ -1,17 +1,30 @@
 //! Recognising duplicates (RFC 7252, section 4.5).
 //!
-//! Owns which messages have been seen, and the replies that their duplicates get. The key is the endpoint,
-//! the message id and the token (design, section 8): a device that sends more than 65,536 messages within
-//! EXCHANGE_LIFETIME uses message ids again and is told apart by its tokens.
+//! Owns which messages have been seen, and the replies that their duplicates get. Each endpoint has a memory of
+//! its own, and all share one budget: when it is used up, whoever remembers the most forgets its oldest, so that
+//! one endpoint's flood does not shorten the memory of the others.
+//!
+//! The key is the message id and the token (design, section 8). An endpoint's memory is shorter than the range of
+//! message ids: a device that sends more than 65,536 messages within EXCHANGE_LIFETIME, and counts its message ids
+//! up, loses nothing, even when it uses one token for all of them.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, Hash};
 use std::time::Instant;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
+
+use super::endpoint::Endpoint;
+use super::holders::Holders;
+use super::map::{Map, Seed};
 use crate::coap::Token;
 
-/// What makes two datagrams the same message.
-pub(super) type Key<A> = (A, u16, Token);
+/// What makes two messages of one endpoint the same.
+pub(super) type Key = (u16, Token);
+
+/// The longest memory of one endpoint: half the range of message ids.
+const MAX_ENTRIES_PER_ENDPOINT: usize = 32_768;
 
 /// Whether a message is new.
 pub(super) enum Seen<'a> {
@@ -21,20 +34,21 @@ pub(super) enum Seen<'a> {
     Duplicate { reply: &'a [u8] },
 }
 
-/// The table: messages in the order in which they arrived, found by their keys.
-pub(super) struct Dedup<A> {
-    index: HashMap<Key<A>, u64>,
-    entries: VecDeque<Entry<A>>,
-    /// The number of the first entry; the others count on from it.
-    first: u64,
+/// What one endpoint has sent lately, in the order in which it arrived.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The numbers of the entries, found by their keys.
+    index: HashTable<u32>,
+    entries: VecDeque<Entry>,
+    /// The number of the first entry; the others count on from it, and wrap around.
+    first: u32,
     /// The bytes of the replies that are too long to be kept in their entries.
     bytes: usize,
-    max_entries: usize,
-    max_bytes: usize,
 }
 
-struct Entry<A> {
-    key: Key<A>,
+#[derive(Debug)]
+struct Entry {
+    key: Key,
     expires: Instant,
     reply: Reply,
 }
@@ -43,65 +57,143 @@ struct Entry<A> {
 /// answers with costs no allocation.
 const SHORT: usize = 22;
 
+#[derive(Debug)]
 enum Reply {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Box<[u8]>),
 }
 
+/// The budget that all memories share.
+#[derive(Debug)]
+pub(super) struct Dedup<A> {
+    seed: Seed,
+    holders: Holders<A>,
+    entries: usize,
+    bytes: usize,
+    max_entries: usize,
+    max_bytes: usize,
+}
+
 impl<A: Copy + Eq + Hash> Dedup<A> {
-    pub(super) fn new(max_entries: usize, max_bytes: usize) -> Self {
-        Self {
-            index: HashMap::new(),
-            entries: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            max_entries: max_entries.max(1),
-            max_bytes,
+    pub(super) fn new(seed: Seed, max_entries: usize, max_bytes: usize) -> Self {
+        let holders = Holders::new(seed.clone());
+        Self { seed, holders, entries: 0, bytes: 0, max_entries: max_entries.max(1), max_bytes }
+    }
+
+    /// Looks a message up in its endpoint's memory, and remembers it until `expires`.
+    pub(super) fn see<'m>(
+        &mut self,
+        now: Instant,
+        from: A,
+        memory: &'m mut Memory,
+        key: Key,
+        expires: Instant,
+    ) -> Seen<'m> {
+        let before = (memory.entries.len(), memory.bytes);
+        while memory.entries.front().is_some_and(|entry| entry.expires <= now) {
+            memory.forget_oldest(&self.seed);
+        }
+        let found = memory.position(&self.seed, key).filter(|&at| memory.entries[at].expires > now);
+        if found.is_none() {
+            if memory.entries.len() >= MAX_ENTRIES_PER_ENDPOINT {
+                memory.forget_oldest(&self.seed);
+            }
+            memory.remember(&self.seed, key, expires);
+        }
+        self.account(from, before, memory);
+        match found.and_then(|at| memory.entries.get(at)) {
+            Some(entry) => Seen::Duplicate { reply: entry.reply.as_bytes() },
+            None => Seen::New,
         }
     }
 
-    /// Looks a message up and remembers it until `expires`.
-    pub(super) fn see(&mut self, now: Instant, key: Key<A>, expires: Instant) -> Seen<'_> {
-        while self.entries.front().is_some_and(|entry| entry.expires <= now) {
-            self.forget_oldest();
-        }
-        if let Some(position) = self.position(&key).filter(|&p| self.entries[p].expires > now) {
-            return Seen::Duplicate { reply: self.entries[position].reply.as_bytes() };
-        }
-        if self.entries.len() >= self.max_entries {
-            self.forget_oldest();
-        }
-        self.index.insert(key, self.first + self.entries.len() as u64);
-        self.entries.push_back(Entry { key, expires, reply: Reply::NONE });
-        Seen::New
+    /// Keeps the reply to a message for its duplicates.
+    pub(super) fn keep_reply(&mut self, from: A, memory: &mut Memory, key: Key, reply: &[u8]) {
+        let last = memory.entries.len().checked_sub(1);
+        let at =
+            last.filter(|&at| memory.entries[at].key == key).or_else(|| memory.position(&self.seed, key));
+        let (before, kept) = ((memory.entries.len(), memory.bytes), Reply::new(reply));
+        let Some(entry) = at.and_then(|at| memory.entries.get_mut(at)) else { return };
+        memory.bytes += kept.heap();
+        memory.bytes -= std::mem::replace(&mut entry.reply, kept).heap();
+        self.account(from, before, memory);
     }
 
-    /// Keeps the reply to a message for its duplicates. When replies take too much memory the oldest
-    /// messages are forgotten.
-    pub(super) fn keep_reply(&mut self, key: &Key<A>, reply: &[u8]) {
-        let Some(position) = self.position(key) else { return };
-        let kept = Reply::new(reply);
-        self.bytes += kept.heap();
-        let before = std::mem::replace(&mut self.entries[position].reply, kept);
-        self.bytes -= before.heap();
-        while self.bytes > self.max_bytes && !self.entries.is_empty() {
-            self.forget_oldest();
+    /// Lets whoever remembers the most forget, until all is within the budget.
+    pub(super) fn make_room(&mut self, endpoints: &mut Map<A, Endpoint>) {
+        while self.entries > self.max_entries || self.bytes > self.max_bytes {
+            let Some(heaviest) = self.holders.heaviest() else { return };
+            let Some(endpoint) = endpoints.get_mut(&heaviest) else { return };
+            let before = (endpoint.memory.entries.len(), endpoint.memory.bytes);
+            endpoint.memory.forget_oldest(&self.seed);
+            self.account(heaviest, before, &endpoint.memory);
         }
     }
 
-    fn position(&self, key: &Key<A>) -> Option<usize> {
-        let number = self.index.get(key)?;
-        usize::try_from(number - self.first).ok()
+    /// An endpoint is forgotten with its memory.
+    pub(super) fn release(&mut self, from: A, memory: &Memory) {
+        self.entries -= memory.entries.len();
+        self.bytes -= memory.bytes;
+        self.holders.set(from, 0);
     }
 
-    fn forget_oldest(&mut self) {
+    fn account(&mut self, from: A, (entries, bytes): (usize, usize), memory: &Memory) {
+        self.entries = self.entries + memory.entries.len() - entries;
+        self.bytes = self.bytes + memory.bytes - bytes;
+        let (before, after) = (weight(entries, bytes), weight(memory.entries.len(), memory.bytes));
+        // Only the order of magnitude counts, so that most messages end here.
+        if before.checked_ilog2() != after.checked_ilog2() {
+            self.holders.set(from, after);
+        }
+    }
+}
+
+/// The bytes that a memory takes.
+fn weight(entries: usize, bytes: usize) -> usize {
+    entries * size_of::<Entry>() + bytes
+}
+
+impl Memory {
+    fn position(&self, seed: &Seed, key: Key) -> Option<usize> {
+        let hash = seed.hash_one(key);
+        let (entries, first) = (&self.entries, self.first);
+        let place = |number: u32| number.wrapping_sub(first) as usize;
+        let number = self
+            .index
+            .find(hash, |&number| entries.get(place(number)).is_some_and(|entry| entry.key == key))?;
+        Some(place(*number))
+    }
+
+    /// Adds an entry. One with the same key that has expired is found no more.
+    fn remember(&mut self, seed: &Seed, key: Key, expires: Instant) {
+        let Self { index, entries, first, .. } = self;
+        let number = first.wrapping_add(entries.len() as u32);
+        let key_of = |entries: &VecDeque<Entry>, number: &u32| {
+            entries.get(number.wrapping_sub(*first) as usize).map(|entry| entry.key)
+        };
+        let slot = index.entry(
+            seed.hash_one(key),
+            |other| key_of(entries, other) == Some(key),
+            |other| key_of(entries, other).map_or(0, |key| seed.hash_one(key)),
+        );
+        match slot {
+            Slot::Occupied(mut occupied) => *occupied.get_mut() = number,
+            Slot::Vacant(vacant) => {
+                vacant.insert(number);
+            }
+        }
+        entries.push_back(Entry { key, expires, reply: Reply::NONE });
+    }
+
+    fn forget_oldest(&mut self, seed: &Seed) {
         let Some(entry) = self.entries.pop_front() else { return };
         self.bytes -= entry.reply.heap();
-        // The key may have come again after this entry had expired.
-        if self.index.get(&entry.key) == Some(&self.first) {
-            self.index.remove(&entry.key);
+        // The key may have come again after this entry had expired; then the index names the newer entry.
+        let first = self.first;
+        if let Ok(found) = self.index.find_entry(seed.hash_one(entry.key), |&number| number == first) {
+            found.remove();
         }
-        self.first += 1;
+        self.first = first.wrapping_add(1);
     }
 }
 
@@ -142,44 +234,90 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(10);
 
-    fn see(dedup: &mut Dedup<u8>, now: Instant, mid: u16, token: u8) -> Option<Vec<u8>> {
-        match dedup.see(now, (1, mid, Token::new(&[token]).unwrap()), now + LIFETIME) {
-            Seen::New => None,
-            Seen::Duplicate { reply } => Some(reply.to_vec()),
+    /// A budget and the endpoints that share it.
+    struct Table {
+        dedup: Dedup<u8>,
+        endpoints: Map<u8, Endpoint>,
+        now: Instant,
+    }
+
+    impl Table {
+        fn new(entries: usize, bytes: usize) -> Self {
+            let seed = Seed::with_seed(1);
+            let dedup = Dedup::new(seed.clone(), entries, bytes);
+            Self { dedup, endpoints: Map::with_hasher(seed), now: Instant::now() }
+        }
+
+        fn see(&mut self, from: u8, mid: u16, token: u8) -> Option<Vec<u8>> {
+            let endpoint = self.endpoints.entry(from).or_insert_with(|| Endpoint::new(self.now, 0));
+            let key = (mid, Token::new(&[token]).unwrap());
+            let seen = self.dedup.see(self.now, from, &mut endpoint.memory, key, self.now + LIFETIME);
+            let seen = match seen {
+                Seen::New => None,
+                Seen::Duplicate { reply } => Some(reply.to_vec()),
+            };
+            self.dedup.make_room(&mut self.endpoints);
+            seen
+        }
+
+        fn keep(&mut self, from: u8, mid: u16, token: u8, reply: &[u8]) {
+            let endpoint = self.endpoints.get_mut(&from).unwrap();
+            let key = (mid, Token::new(&[token]).unwrap());
+            self.dedup.keep_reply(from, &mut endpoint.memory, key, reply);
+            self.dedup.make_room(&mut self.endpoints);
         }
     }
 
     #[test]
     fn duplicates_get_the_kept_reply_until_they_expire() {
-        let now = Instant::now();
-        let mut dedup = Dedup::new(8, 1_000);
-        assert_eq!(see(&mut dedup, now, 7, 1), None);
-        assert_eq!(see(&mut dedup, now, 7, 1), Some(vec![]));
-        assert_eq!(see(&mut dedup, now, 7, 2), None, "another token is another message");
+        let mut table = Table::new(8, 1_000);
+        assert_eq!(table.see(1, 7, 1), None);
+        assert_eq!(table.see(1, 7, 1), Some(vec![]));
+        assert_eq!(table.see(1, 7, 2), None, "another token is another message");
+        assert_eq!(table.see(2, 7, 1), None, "another endpoint's message is another message");
         for reply in [vec![1; 4], vec![2; 100]] {
-            dedup.keep_reply(&(1, 7, Token::new(&[1]).unwrap()), &reply);
-            assert_eq!(see(&mut dedup, now, 7, 1), Some(reply));
+            table.keep(1, 7, 1, &reply);
+            assert_eq!(table.see(1, 7, 1), Some(reply));
         }
-        assert_eq!(see(&mut dedup, now + LIFETIME, 7, 1), None);
-        assert_eq!(see(&mut dedup, now + LIFETIME, 7, 1), Some(vec![]));
-        assert_eq!(dedup.bytes, 0);
+        table.now += LIFETIME;
+        assert_eq!(table.see(1, 7, 1), None);
+        assert_eq!(table.see(1, 7, 1), Some(vec![]));
+        assert_eq!((table.dedup.bytes, table.dedup.entries), (0, 2), "one of each endpoint");
     }
 
     #[test]
-    fn the_oldest_make_room() {
-        let now = Instant::now();
-        let mut dedup = Dedup::new(4, 250);
-        for mid in 0..5 {
-            assert_eq!(see(&mut dedup, now, mid, 0), None);
+    fn the_oldest_of_the_heaviest_make_room() {
+        let mut table = Table::new(40, 250);
+        for from in 1..=3 {
+            assert_eq!(table.see(from, 0, 0), None);
         }
-        assert_eq!(dedup.index.len(), 4);
-        assert_eq!(see(&mut dedup, now, 1, 0), Some(vec![]), "remembered");
-        assert_eq!(see(&mut dedup, now, 0, 0), None, "forgotten");
-        for mid in [2, 3, 4] {
-            dedup.keep_reply(&(1, mid, Token::new(&[0]).unwrap()), &[9; 100]);
+        for mid in 0..1_000 {
+            assert_eq!(table.see(9, mid, 0), None);
         }
-        assert!(dedup.bytes <= 250);
-        assert_eq!(see(&mut dedup, now, 4, 0), Some(vec![9; 100]));
-        assert_eq!(see(&mut dedup, now, 2, 0), None, "forgotten for its bytes");
+        assert_eq!(table.dedup.entries, 40);
+        for from in 1..=3 {
+            assert_eq!(table.see(from, 0, 0), Some(vec![]), "a flood shortens only its own memory");
+        }
+        assert_eq!(table.see(9, 970, 0), Some(vec![]), "remembered");
+        assert_eq!(table.see(9, 0, 0), None, "forgotten");
+        for mid in 990..1_000 {
+            table.keep(9, mid, 0, &[9; 100]);
+        }
+        assert!(table.dedup.bytes <= 250);
+        assert_eq!(table.see(9, 999, 0), Some(vec![9; 100]));
+        assert_eq!(table.see(9, 990, 0), None, "forgotten for its bytes");
+    }
+
+    #[test]
+    fn an_endpoint_that_wraps_its_message_ids_around_loses_nothing() {
+        let mut table = Table::new(usize::MAX, usize::MAX);
+        for number in 0..200_000_u32 {
+            assert_eq!(table.see(1, number as u16, 0), None, "{number}");
+        }
+        assert_eq!(table.see(1, 199_999_u32 as u16, 0), Some(vec![]));
+        assert_eq!(table.dedup.entries, MAX_ENTRIES_PER_ENDPOINT);
+        let endpoint = table.endpoints.remove(&1).unwrap();
+        table.dedup.release(1, &endpoint.memory);
+        assert_eq!((table.dedup.entries, table.dedup.holders.heaviest()), (0, None));
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::dedup::Memory;
 use super::limits::{ACK_RANDOM_FACTOR, ACK_TIMEOUT, MAX_RETRANSMIT};
 use super::upstream::ObservationId;
 use crate::coap::Code;
@@ -35,7 +36,7 @@ impl Outbound {
     }
 }
 
-/// The one Confirmable message that waits for its acknowledgement: NSTART is 1 (section 4.7).
+/// A Confirmable message that waits for its acknowledgement.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) message_id: u16,
@@ -84,9 +85,19 @@ const RECENT: usize = 16;
 #[derive(Debug)]
 pub(super) struct Endpoint {
     next_message_id: u16,
-    /// When the last message id was given out.
+    /// When the last message came or went.
     pub(super) last_message: Instant,
-    pub(super) in_flight: Option<InFlight>,
+    /// Whether it is known to be where it says it is (RFC 9175, section 2.3): nothing that is larger than three
+    /// times what it has sent goes to it before.
+    pub(super) proved: bool,
+    /// What it has sent lately.
+    pub(super) memory: Memory,
+    /// The separate response that waits for its acknowledgement. NSTART (section 4.7) counts what a side begins;
+    /// a response belongs to what its client began, and the client's own NSTART holds it back. So it does not
+    /// wait behind a notification, which may be retransmitted for MAX_TRANSMIT_WAIT.
+    pub(super) responding: Option<InFlight>,
+    /// The notification that does: at most NSTART, which is 1, at a time (RFC 7641, section 4.5.1).
+    pub(super) notifying: Option<InFlight>,
     /// Separate responses; they go before notifications, because somebody waits for each of them.
     pub(super) responses: VecDeque<Outbound>,
     pub(super) notifications: VecDeque<Outbound>,
@@ -106,7 +117,10 @@ impl Endpoint {
         Self {
             next_message_id: first_message_id,
             last_message: now,
-            in_flight: None,
+            proved: false,
+            memory: Memory::default(),
+            responding: None,
+            notifying: None,
             responses: VecDeque::new(),
             notifications: VecDeque::new(),
             notification_bytes: 0,
@@ -128,7 +142,8 @@ impl Endpoint {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_none()
+        self.responding.is_none()
+            && self.notifying.is_none()
             && self.responses.is_empty()
             && self.notifications.is_empty()
             && self.observations.is_empty()
@@ -148,13 +163,20 @@ impl Endpoint {
         self.recent.iter().rev().find(|(id, _)| *id == message_id).map(|(_, observation)| *observation)
     }
 
-    /// Takes the first message that may be sent now: anything Confirmable waits for the one in flight, and
-    /// a notification waits while its observation is `held`.
+    /// The messages that wait for their acknowledgements.
+    pub(super) fn in_flight(&mut self) -> impl Iterator<Item = &mut InFlight> {
+        self.responding.iter_mut().chain(&mut self.notifying)
+    }
+
+    /// Takes the first message that may be sent now: anything Confirmable waits for the one of its kind that is in
+    /// flight, and a notification waits while its observation is `held`.
     pub(super) fn take_sendable(&mut self, held: impl Fn(ObservationId) -> bool) -> Option<Outbound> {
-        let free = self.in_flight.is_none();
-        if free && let Some(response) = self.responses.pop_front() {
+        if self.responding.is_none()
+            && let Some(response) = self.responses.pop_front()
+        {
             return Some(response);
         }
+        let free = self.notifying.is_none();
         let position = self.notifications.iter().take(LOOKAHEAD).position(|notification| {
             (free || !notification.confirmable) && !notification.observation.is_some_and(&held)
         })?;

@@ -167,7 +167,9 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let to = exchange.origin;
         let datagram =
             self.out.push(to.from, |out| codec::encode_empty(out, Type::Acknowledgement, to.message_id));
-        self.dedup.keep_reply(&to.key(), datagram);
+        if let Some(endpoint) = self.endpoints.get_mut(&to.from) {
+            self.dedup.keep_reply(to.from, &mut endpoint.memory, to.key(), datagram);
+        }
     }
 }
 

@@ -2,26 +2,35 @@
 //!
 //! Owns how responses and notifications get to an endpoint. It must not know what they say.
 
+use std::collections::VecDeque;
 use std::hash::Hash;
 use std::time::Instant;
 
 use super::dedup::Dedup;
+use super::echo::Echo;
 use super::endpoint::{Endpoint, InFlight, LOOKAHEAD, Outbound};
 use super::limits::{EXCHANGE_LIFETIME, FETCH_WAIT};
+use super::map::Map;
 use super::outgoing::Outgoing;
 use super::reply::Reply;
 use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
-use crate::coap::Type;
 use crate::coap::codec;
 use crate::coap::option::number;
+use crate::coap::{Code, Type};
 
 impl<A: Copy + Eq + Hash> Session<A> {
     /// Answers a request at once: on the acknowledgement when it was Confirmable (section 5.2.1), in a
     /// Non-confirmable message otherwise (section 5.2.3).
     pub(super) fn answer(&mut self, now: Instant, to: &Origin<A>, reply: &Reply<'_>) {
         let message_id = self.answer_id(now, to);
-        put_answer(&mut self.out, &mut self.dedup, to, message_id, reply);
+        let desk = Desk {
+            out: &mut self.out,
+            dedup: &mut self.dedup,
+            endpoints: &mut self.endpoints,
+            echo: &self.echo,
+        };
+        desk.answer(now, to, message_id, reply);
     }
 
     /// The message id that the answer to a request has: the request's own, on an acknowledgement.
@@ -41,6 +50,22 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
     }
 
+    /// Asks an endpoint to prove its address, and to ask again.
+    pub(super) fn challenge(&mut self, now: Instant, to: &Origin<A>) {
+        let echo = Some(self.echo.value(now, to.from));
+        self.answer(now, to, &Reply { echo, ..Reply::new(Code::UNAUTHORIZED) });
+    }
+
+    /// An endpoint has proved its address.
+    pub(super) fn proved(&mut self, now: Instant, address: A) {
+        let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
+        if !std::mem::replace(&mut endpoint.proved, true) {
+            // From now on it is among those that make room last.
+            endpoint.idle_since = None;
+            self.note_idle(now, address);
+        }
+    }
+
     pub(super) fn reset(&mut self, to: A, message_id: u16) {
         self.out.push(to, |out| codec::encode_empty(out, Type::Reset, message_id));
     }
@@ -48,8 +73,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// An acknowledgement of ours came in.
     pub(super) fn acknowledged(&mut self, now: Instant, from: A, message_id: u16) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        let acknowledged = endpoint.in_flight.take_if(|message| message.message_id == message_id);
+        let is_this = |message: &mut InFlight| message.message_id == message_id;
+        let acknowledged =
+            endpoint.responding.take_if(is_this).or_else(|| endpoint.notifying.take_if(is_this));
         let Some(message) = acknowledged else { return };
+        // Only whoever has received it can know its message id.
+        self.proved(now, from);
         if message.observation.is_some() {
             self.delivered.add(&message.datagram);
         }
@@ -65,14 +94,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         upstream: &mut impl Upstream<A>,
     ) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        let in_flight = endpoint.in_flight.as_ref().filter(|message| message.message_id == message_id);
-        let observation = match in_flight {
-            Some(InFlight { observation: None, .. }) => {
-                endpoint.in_flight = None;
-                None
-            }
-            Some(message) => message.observation,
-            None => endpoint.observation_of(message_id),
+        let response = endpoint.responding.take_if(|message| message.message_id == message_id);
+        let notification = endpoint.notifying.as_ref().filter(|message| message.message_id == message_id);
+        let observation = match (response, notification) {
+            (Some(_), _) => None,
+            (None, Some(message)) => message.observation,
+            (None, None) => endpoint.observation_of(message_id),
         };
         if let Some(observation) = observation {
             self.end_observation(now, observation, upstream);
@@ -86,13 +113,24 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if endpoint.timer.is_some_and(|at| at <= now) {
             endpoint.timer = None;
         }
-        if let Some(message) = endpoint.in_flight.as_mut().filter(|message| message.deadline <= now) {
+        let mut silent = false;
+        for message in endpoint.in_flight().filter(|message| message.deadline <= now) {
             if message.retransmit(now) {
                 self.out.push(address, |out| out.extend_from_slice(&message.datagram));
             } else {
-                self.unreachable(now, address, upstream);
+                silent = true;
             }
         }
+        if silent {
+            self.unreachable(now, address, upstream);
+        }
+        self.pump(now, address);
+    }
+
+    /// The network says that nobody is at this address any more (RFC 7252, section 4.2: that is a reason to give
+    /// up). Its observations end, and nothing that waits for it is sent.
+    pub fn vanished(&mut self, now: Instant, address: A, upstream: &mut impl Upstream<A>) {
+        self.unreachable(now, address, upstream);
         self.pump(now, address);
     }
 
@@ -101,7 +139,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn unreachable(&mut self, now: Instant, address: A, upstream: &mut impl Upstream<A>) {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         endpoint.responses.clear();
-        endpoint.in_flight.take_if(|message| message.observation.is_none());
+        endpoint.responding = None;
         self.queued_bytes -= std::mem::take(&mut endpoint.notification_bytes);
         for notification in std::mem::take(&mut endpoint.notifications) {
             let Some(id) = notification.observation else { continue };
@@ -127,7 +165,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             self.send(now, address, outbound);
         }
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
-        let deadline = endpoint.in_flight.as_ref().map(|message| message.deadline);
+        let deadline = endpoint.in_flight().map(|message| message.deadline).min();
         let waiting = endpoint.notifications.iter().take(LOOKAHEAD).filter_map(|n| n.observation);
         let held = waiting.filter_map(|id| self.observations.get(&id)?.held_until());
         let released = held.filter(|until| *until > now).min();
@@ -153,9 +191,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         self.out.push(address, |out| out.extend_from_slice(&outbound.datagram));
         if outbound.confirmable {
-            let random = self.random.next();
-            endpoint.in_flight =
-                Some(InFlight::new(now, message_id, outbound.observation, outbound.datagram, random));
+            let message =
+                InFlight::new(now, message_id, outbound.observation, outbound.datagram, self.random.next());
+            match message.observation {
+                None => endpoint.responding = Some(message),
+                Some(_) => endpoint.notifying = Some(message),
+            }
         } else if let Some(observation) = outbound.observation {
             self.delivered.add(&outbound.datagram);
             endpoint.sent(message_id, observation);
@@ -174,15 +215,23 @@ impl<A: Copy + Eq + Hash> Session<A> {
 
     /// The endpoint's state, made when there is none and room for it.
     pub(super) fn endpoint(&mut self, now: Instant, address: A) -> Option<&mut Endpoint> {
-        if !self.endpoints.contains_key(&address) {
-            while self.endpoints.len() >= self.limits.endpoints {
-                self.forget_longest_idle()?;
-            }
-            let first_message_id = self.random.next() as u16;
-            self.endpoints.insert(address, Endpoint::new(now, first_message_id));
-            self.note_idle(now, address);
-        }
+        self.ensure_endpoint(now, address);
         self.endpoints.get_mut(&address)
+    }
+
+    /// Makes the endpoint's state when there is none and room for it.
+    pub(super) fn ensure_endpoint(&mut self, now: Instant, address: A) {
+        if self.endpoints.contains_key(&address) {
+            return;
+        }
+        while self.endpoints.len() >= self.limits.endpoints {
+            if self.forget_longest_idle().is_none() {
+                return;
+            }
+        }
+        let first_message_id = self.random.next() as u16;
+        self.endpoints.insert(address, Endpoint::new(now, first_message_id));
+        self.note_idle(now, address);
     }
 
     /// A message id for a message that needs no other state. When all endpoints are busy it is a random one.
@@ -201,27 +250,35 @@ impl<A: Copy + Eq + Hash> Session<A> {
             endpoint.idle_since = None;
         } else if endpoint.idle_since.is_none() {
             endpoint.idle_since = Some(now);
-            self.idle.push_back((now, address));
-            while self.idle.len() > 2 * self.limits.endpoints {
-                self.forget_front();
+            let proved = endpoint.proved;
+            self.idle_queue(proved).push_back((now, address));
+            while self.idle_queue(proved).len() > 2 * self.limits.endpoints {
+                self.forget_front(proved);
             }
         }
     }
 
-    /// Forgets the endpoints that have been idle for EXCHANGE_LIFETIME. Answers to Non-confirmable requests use
-    /// message ids without making an endpoint busy, so that one that got some is looked at again later.
+    fn idle_queue(&mut self, proved: bool) -> &mut VecDeque<(Instant, A)> {
+        if proved { &mut self.idle } else { &mut self.idle_unproved }
+    }
+
+    /// Forgets the endpoints that have been idle for EXCHANGE_LIFETIME. Requests that are answered at once do not
+    /// make an endpoint busy, so that one that sent some is looked at again later.
     pub(super) fn forget_idle(&mut self, now: Instant) {
-        while let Some(&(since, address)) = self.idle.front()
-            && since + EXCHANGE_LIFETIME <= now
-        {
-            match self.endpoints.get_mut(&address).filter(|e| e.idle_since == Some(since)) {
-                Some(endpoint) if endpoint.last_message + EXCHANGE_LIFETIME > now => {
-                    endpoint.idle_since = Some(now);
-                    self.idle.pop_front();
-                    self.idle.push_back((now, address));
-                }
-                _ => {
-                    self.forget_front();
+        for proved in [false, true] {
+            while let Some(&(since, address)) = self.idle_queue(proved).front()
+                && since + EXCHANGE_LIFETIME <= now
+            {
+                match self.endpoints.get_mut(&address).filter(|e| e.idle_since == Some(since)) {
+                    Some(endpoint) if endpoint.last_message + EXCHANGE_LIFETIME > now => {
+                        endpoint.idle_since = Some(now);
+                        let queue = self.idle_queue(proved);
+                        queue.pop_front();
+                        queue.push_back((now, address));
+                    }
+                    _ => {
+                        self.forget_front(proved);
+                    }
                 }
             }
         }
@@ -229,34 +286,73 @@ impl<A: Copy + Eq + Hash> Session<A> {
 
     /// `None` when no endpoint is idle.
     fn forget_longest_idle(&mut self) -> Option<()> {
-        while !self.forget_front()? {}
-        Some(())
+        loop {
+            let proved = self.idle_unproved.is_empty();
+            if self.forget_front(proved)? {
+                return Some(());
+            }
+        }
     }
 
     /// Forgets the endpoint that became idle first, unless it has been at work since.
-    fn forget_front(&mut self) -> Option<bool> {
-        let (since, address) = self.idle.pop_front()?;
+    fn forget_front(&mut self, proved: bool) -> Option<bool> {
+        let (since, address) = self.idle_queue(proved).pop_front()?;
         let idle = self.endpoints.get(&address).is_some_and(|e| e.idle_since == Some(since));
-        if idle {
-            self.endpoints.remove(&address);
+        if idle && let Some(endpoint) = self.endpoints.remove(&address) {
+            self.dedup.release(address, &endpoint.memory);
         }
         Some(idle)
     }
 }
 
-/// Puts an answer among the outgoing datagrams, and keeps it for duplicates of the request.
-pub(super) fn put_answer<A: Copy + Eq + Hash>(
-    out: &mut Outgoing<A>,
-    dedup: &mut Dedup<A>,
-    to: &Origin<A>,
-    message_id: u16,
+/// What an answer needs, and nothing that its payload may be borrowed from.
+pub(super) struct Desk<'a, A> {
+    pub(super) out: &'a mut Outgoing<A>,
+    pub(super) dedup: &'a mut Dedup<A>,
+    pub(super) endpoints: &'a mut Map<A, Endpoint>,
+    pub(super) echo: &'a Echo,
+}
+
+impl<A: Copy + Eq + Hash> Desk<'_, A> {
+    /// Puts an answer among the outgoing datagrams, and keeps it for duplicates of the request.
+    pub(super) fn answer(self, now: Instant, to: &Origin<A>, message_id: u16, reply: &Reply<'_>) {
+        let kind = if to.confirmable { Type::Acknowledgement } else { Type::NonConfirmable };
+        let datagram = self.out.push(to.from, |out| {
+            let start = out.len();
+            reply.encode(out, kind, message_id, to.token);
+            if out.len() - start > to.budget {
+                out.truncate(start);
+                let echo = self.echo.value(now, to.from);
+                within_budget(reply, echo, to, |reply| {
+                    out.truncate(start);
+                    reply.encode(out, kind, message_id, to.token);
+                    out.len() - start
+                });
+            }
+        });
+        if to.confirmable
+            && let Some(endpoint) = self.endpoints.get_mut(&to.from)
+        {
+            self.dedup.keep_reply(to.from, &mut endpoint.memory, to.key(), datagram);
+            self.dedup.make_room(self.endpoints);
+        }
+    }
+}
+
+/// Encodes what an address that is not proved gets in place of an answer that is too large for it: a failure
+/// without its text, and the challenge in place of a success. A code and a token alone always fit, because the
+/// request had both.
+fn within_budget<A>(
     reply: &Reply<'_>,
+    echo: [u8; 12],
+    to: &Origin<A>,
+    mut encode: impl FnMut(&Reply<'_>) -> usize,
 ) {
-    if to.confirmable {
-        let datagram =
-            out.push(to.from, |out| reply.encode(out, Type::Acknowledgement, message_id, to.token));
-        dedup.keep_reply(&to.key(), datagram);
-    } else {
-        out.push(to.from, |out| reply.encode(out, Type::NonConfirmable, message_id, to.token));
+    let shorter = match reply.code.class() {
+        2 => Reply { echo: Some(echo), ..Reply::new(Code::UNAUTHORIZED) },
+        _ => Reply { payload: &[], ..*reply },
+    };
+    if encode(&shorter) > to.budget {
+        encode(&Reply::new(shorter.code));
     }
 }

@@ -4,15 +4,17 @@
 //! request, and which resource answers. It must not do I/O or read a clock: the driver hands in datagrams,
 //! outcomes and the time, and takes datagrams out of [`Session::outgoing`].
 //!
-//! An endpoint is an address. What an endpoint has proved about itself (RFC 9175) belongs into
-//! `endpoint::Endpoint`, where an acknowledgement of ours arrives.
+//! An endpoint is an address, and what it has proved about itself is kept with it (RFC 9175).
 
 mod block;
 mod dedup;
+mod echo;
 mod endpoint;
 mod exchange;
+mod holders;
 mod layer;
 mod limits;
+mod map;
 mod observe;
 mod outgoing;
 mod reply;
@@ -21,7 +23,7 @@ mod resources;
 mod timers;
 mod upstream;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hash;
 use std::time::Instant;
 
@@ -36,8 +38,10 @@ pub use upstream::{
 
 use self::block::{Key, Received, Transfers, cache_key};
 use self::dedup::{Dedup, Seen};
+use self::echo::Echo;
 use self::endpoint::Endpoint;
 use self::exchange::Exchange;
+use self::map::{Map, Seed};
 use self::observe::Observation;
 use self::reply::{Failure, Reply};
 use self::request::{Request, Unreadable};
@@ -53,12 +57,16 @@ pub struct Session<A> {
     started: Instant,
     out: Outgoing<A>,
     dedup: Dedup<A>,
-    endpoints: HashMap<A, Endpoint>,
+    echo: Echo,
+    endpoints: Map<A, Endpoint>,
     /// Endpoints that became idle, oldest first; those that are at work again are passed over.
     idle: VecDeque<(Instant, A)>,
-    exchanges: HashMap<ExchangeId, Exchange<A>>,
-    observations: HashMap<ObservationId, Observation<A>>,
-    by_token: HashMap<(A, Token), ObservationId>,
+    /// The same for endpoints that have not proved their address, which make room first: there can be as many as
+    /// somebody cares to invent.
+    idle_unproved: VecDeque<(Instant, A)>,
+    exchanges: Map<ExchangeId, Exchange<A>>,
+    observations: Map<ObservationId, Observation<A>>,
+    by_token: Map<(A, Token), ObservationId>,
     transfers: Transfers<A>,
     timers: Timers<Due<A>>,
     /// The bytes of all waiting notifications.
@@ -102,7 +110,13 @@ struct Origin<A> {
     message_id: u16,
     token: Token,
     confirmable: bool,
+    /// The most bytes that may answer it: three times its own where the address is not proved (RFC 9175,
+    /// section 2.4).
+    budget: usize,
 }
+
+/// What may be sent to an address that is not proved, as a multiple of what came from there.
+const AMPLIFICATION: usize = 3;
 
 /// A request on its way to its resource.
 struct Call<'a, A> {
@@ -113,20 +127,28 @@ struct Call<'a, A> {
 }
 
 impl<A: Copy + Eq + Hash> Session<A> {
-    /// A session without endpoints. `seed` makes message ids and retransmission times unpredictable.
+    /// A session without endpoints. `secret` makes message ids, retransmission times and hashes unpredictable, and
+    /// signs what proves an address; nobody else may know it.
     #[must_use]
-    pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
+    pub fn new(limits: Limits, secret: [u8; 32], now: Instant) -> Self {
+        let mut random = Random(secret.chunks(8).fold(0, |sum, chunk| {
+            chunk.iter().fold(sum ^ (sum << 7), |sum, byte| sum.rotate_left(8) ^ u64::from(*byte))
+        }));
+        let seed = Seed::with_seed(random.next());
         Self {
-            random: Random(seed),
+            random,
             started: now,
             out: Outgoing::new(),
-            dedup: Dedup::new(limits.dedup_entries, limits.dedup_bytes),
-            endpoints: HashMap::new(),
+            dedup: Dedup::new(seed.clone(), limits.dedup_entries, limits.dedup_bytes),
+            echo: Echo::new(&secret, now),
+            endpoints: Map::with_hasher(seed.clone()),
             idle: VecDeque::new(),
-            exchanges: HashMap::new(),
-            observations: HashMap::new(),
-            by_token: HashMap::new(),
+            idle_unproved: VecDeque::new(),
+            exchanges: Map::with_hasher(seed.clone()),
+            observations: Map::with_hasher(seed.clone()),
+            by_token: Map::with_hasher(seed.clone()),
             transfers: Transfers::new(
+                seed,
                 limits.max_payload_bytes,
                 limits.block_bytes,
                 limits.block_bytes_per_endpoint,
@@ -155,6 +177,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             message_id: message.message_id,
             token: message.token,
             confirmable: message.kind == Type::Confirmable,
+            budget: datagram.len() * AMPLIFICATION,
         };
         match message.kind {
             Type::Acknowledgement if message.code == Code::EMPTY => {
@@ -211,24 +234,40 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn request(
         &mut self,
         now: Instant,
-        origin: Origin<A>,
+        mut origin: Origin<A>,
         message: &Datagram<'_>,
         upstream: &mut impl Upstream<A>,
     ) {
         self.forget_idle(now);
         let lifetime = if origin.confirmable { EXCHANGE_LIFETIME } else { NON_LIFETIME };
-        if let Seen::Duplicate { reply } = self.dedup.see(now, origin.key(), now + lifetime) {
+        self.ensure_endpoint(now, origin.from);
+        let Some(endpoint) = self.endpoints.get_mut(&origin.from) else {
+            // It could not be told from its duplicates.
+            let failure = Failure::new(Code::SERVICE_UNAVAILABLE, "too many endpoints");
+            return self.answer(now, &origin, &failure.reply());
+        };
+        endpoint.last_message = now;
+        endpoint.proved |= upstream.is_proved(origin.from);
+        if endpoint.proved {
+            origin.budget = usize::MAX;
+        }
+        let seen = self.dedup.see(now, origin.from, &mut endpoint.memory, origin.key(), now + lifetime);
+        if let Seen::Duplicate { reply } = seen {
             // Without one, the message was Non-confirmable, and its duplicate is ignored (section 4.5), or the
             // acknowledgement is about to come.
-            if !reply.is_empty() {
+            if !reply.is_empty() && reply.len() <= origin.budget {
                 self.out.push(origin.from, |out| out.extend_from_slice(reply));
             }
             return;
         }
+        self.dedup.make_room(&mut self.endpoints);
         let request = match Request::read(message) {
             Ok(request) => request,
             Err(reason) => return self.unreadable(now, &origin, reason),
         };
+        if !self.may_ask(now, &mut origin, &request) {
+            return self.challenge(now, &origin);
+        }
         let call = Call { origin, request, block1: None };
         let Some(block) = request.block1 else {
             if request.payload.len() > self.limits.max_payload_bytes {
@@ -237,6 +276,21 @@ impl<A: Copy + Eq + Hash> Session<A> {
             return self.dispatch(now, &call, upstream);
         };
         self.request_block(now, call, block, upstream);
+    }
+
+    /// Whether the request can be carried out before its sender has proved its address. What is asked of others is
+    /// answered with as much as they please, and an observation with as many messages; whatever else is answered
+    /// with too much is only read, and can be asked for again (RFC 9175, section 2.3).
+    fn may_ask(&mut self, now: Instant, origin: &mut Origin<A>, request: &Request<'_>) -> bool {
+        if origin.budget == usize::MAX {
+            return true;
+        }
+        if request.echo.is_some_and(|value| self.echo.proves(now, origin.from, value)) {
+            origin.budget = usize::MAX;
+            self.proved(now, origin.from);
+            return true;
+        }
+        !matches!(request.verb(), b"req" | b"sub")
     }
 
     /// A block of a request's body (RFC 7959, section 2.5).
@@ -304,8 +358,8 @@ impl<A: Copy> Call<'_, A> {
 }
 
 impl<A: Copy> Origin<A> {
-    fn key(&self) -> dedup::Key<A> {
-        (self.from, self.message_id, self.token)
+    fn key(&self) -> dedup::Key {
+        (self.message_id, self.token)
     }
 }
 

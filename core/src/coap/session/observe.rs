@@ -6,13 +6,13 @@
 //! RFC 7641 lets a newer notification take the place of one that waits (section 4.5.2). Here each
 //! notification is a message of its own, so they queue, and only a full queue drops, the oldest first.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use super::block::{Key, etag};
 use super::endpoint::{Body, Outbound};
 use super::limits::{CONFIRM_INTERVAL, FETCH_WAIT};
+use super::map::Map;
 use super::reply::{Failure, Reply};
 use super::upstream::{Event, Loss, ObservationId, Upstream};
 use super::{Call, Session};
@@ -289,7 +289,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if let Some(endpoint) = self.endpoints.get_mut(&observation.from) {
             endpoint.observations.retain(|other| *other != id);
             // Nobody waits for its acknowledgement any more.
-            let in_flight = endpoint.in_flight.take_if(|message| message.observation == Some(id));
+            let in_flight = endpoint.notifying.take_if(|message| message.observation == Some(id));
             let (waiting, bytes) =
                 if observation.queued > 0 { endpoint.drop_notifications(id) } else { (0, 0) };
             self.queued_bytes -= bytes;
@@ -327,7 +327,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
 }
 
 fn note_dropped<A>(
-    observations: &mut HashMap<ObservationId, Observation<A>>,
+    observations: &mut Map<ObservationId, Observation<A>>,
     dropped: &Outbound,
     upstream: &mut impl Upstream<A>,
 ) {

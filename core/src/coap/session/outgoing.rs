@@ -28,9 +28,15 @@ impl<A: Copy> Outgoing<A> {
     }
 
     /// The datagrams, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (A, &[u8])> {
-        let mut start = 0;
-        self.index.iter().map(move |&(to, end)| {
+    pub fn iter(&self) -> impl Iterator<Item = (A, &[u8])> + Clone {
+        self.iter_from(0)
+    }
+
+    /// The datagrams from the one at `position` on, in order.
+    pub fn iter_from(&self, position: usize) -> impl Iterator<Item = (A, &[u8])> + Clone {
+        let mut start =
+            position.checked_sub(1).and_then(|before| self.index.get(before)).map_or(0, |&(_, end)| end);
+        self.index.get(position..).unwrap_or_default().iter().map(move |&(to, end)| {
             let datagram = &self.bytes[start..end];
             start = end;
             (to, datagram)

@@ -24,6 +24,8 @@ pub(super) struct Reply<'a> {
     pub(super) block1: Option<Block>,
     pub(super) size2: Option<u32>,
     pub(super) size1: Option<u32>,
+    /// What proves the client's address when it comes back (RFC 9175, section 2.2).
+    pub(super) echo: Option<[u8; 12]>,
     /// How many notifications were dropped before this one.
     pub(super) gap: u32,
     pub(super) payload: &'a [u8],
@@ -41,6 +43,7 @@ impl<'a> Reply<'a> {
             block1: None,
             size2: None,
             size1: None,
+            echo: None,
             gap: 0,
             payload: &[],
         }
@@ -86,7 +89,6 @@ impl<'a> Reply<'a> {
         if let Some(etag) = &self.etag {
             encoder.option(number::ETAG, etag);
         }
-        let gap = (self.gap > 0).then_some(self.gap);
         let uints = [
             (number::OBSERVE, self.observe),
             (number::CONTENT_FORMAT, self.content_format.map(u32::from)),
@@ -95,12 +97,17 @@ impl<'a> Reply<'a> {
             (number::BLOCK1, self.block1.map(Block::as_uint)),
             (number::SIZE2, self.size2),
             (number::SIZE1, self.size1),
-            (number::GAP, gap),
         ];
         for (number, value) in uints {
             if let Some(value) = value {
                 encoder.uint(number, value);
             }
+        }
+        if let Some(echo) = &self.echo {
+            encoder.option(number::ECHO, echo);
+        }
+        if self.gap > 0 {
+            encoder.uint(number::GAP, self.gap);
         }
         encoder.payload(self.payload);
     }

@@ -22,6 +22,7 @@ pub(super) struct Request<'a> {
     pub(super) block1: Option<Block>,
     pub(super) block2: Option<Block>,
     pub(super) size1: Option<u32>,
+    pub(super) echo: Option<&'a [u8]>,
 }
 
 /// Why a request cannot be acted on.
@@ -48,6 +49,7 @@ impl<'a> Request<'a> {
             block1: None,
             block2: None,
             size1: None,
+            echo: None,
         };
         let mut previous = None;
         for option in message.options.iter() {
@@ -69,6 +71,7 @@ impl<'a> Request<'a> {
                 number::BLOCK1 => request.block1 = Some(block(uint)?),
                 number::BLOCK2 => request.block2 = Some(block(uint)?),
                 number::SIZE1 => request.size1 = uint,
+                number::ECHO => request.echo = Some(option.value),
                 number::PROXY_URI | number::PROXY_SCHEME => return Err(Unreadable::Proxy),
                 number::URI_HOST | number::URI_PORT | number::URI_PATH | number::URI_QUERY => {}
                 other if option::is_critical(other) => return Err(Unreadable::BadOption(other)),

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use super::block::etag;
-use super::layer;
+use super::layer::Desk;
 use super::reply::{Failure, Reply};
 use super::upstream::{Representation, Upstream};
 use super::{Call, Session};
@@ -76,7 +76,13 @@ impl<A: Copy + Eq + Hash> Session<A> {
             return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the body ends before this block"));
         };
         let last = reply.block2.is_some_and(|block| !block.more);
-        layer::put_answer(&mut self.out, &mut self.dedup, &call.origin, message_id, &reply);
+        let desk = Desk {
+            out: &mut self.out,
+            dedup: &mut self.dedup,
+            endpoints: &mut self.endpoints,
+            echo: &self.echo,
+        };
+        desk.answer(now, &call.origin, message_id, &reply);
         if last {
             self.transfers.fetched(key);
         }
@@ -89,8 +95,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
             return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the path is not UTF-8"));
         };
         let representation = if path == discovery::PATH {
-            let links = discovery::links(call.request.options.values(number::URI_QUERY));
-            Some(Representation { content_format: Some(LINK_FORMAT), available: true, payload: links })
+            let payload = discovery::links(call.request.options.values(number::URI_QUERY));
+            Some(Representation { content_format: Some(LINK_FORMAT), available: true, payload })
         } else {
             upstream.read(call.origin.from, &path)
         };
@@ -114,10 +120,16 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         let code = if shown.available { Code::CONTENT } else { Code::SERVICE_UNAVAILABLE };
         let tag = etag(&shown.payload);
+        if shown.available && call.request.options.values(number::ETAG).any(|known| known == tag) {
+            // The client has this representation already (RFC 7252, section 5.10.6.2).
+            let valid = Reply { etag: Some(tag), max_age: Some(0), ..Reply::new(Code::VALID) };
+            return self.answer(now, &call.origin, &valid);
+        }
         let reply = Reply { content_format: shown.content_format, max_age: Some(0), ..Reply::new(code) };
         let Some(reply) = reply.with_block(&shown.payload, tag, call.request.block2, MAX_SZX) else {
             return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the body ends before this block"));
         };
+        let reply = Reply { etag: shown.available.then_some(tag), ..reply };
         self.answer(now, &call.origin, &reply);
         if reply.block2.is_some_and(|block| block.more && block.number == 0) {
             // When there is no room, later blocks come from what the resource shows by then, and the

@@ -19,6 +19,10 @@ pub struct ObservationId(pub u64);
 
 /// Where the session's messages go. Every method returns at once.
 pub trait Upstream<A> {
+    /// Whether nobody else can send from this address: it is a loopback address, or a layer below has made sure
+    /// (DTLS). Others prove it with the Echo option (RFC 9175).
+    fn is_proved(&self, from: A) -> bool;
+
     /// Routes a message.
     ///
     /// # Errors

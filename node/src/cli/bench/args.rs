@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::args::{ServerArgs, duration};
+use crate::cli::server::Server;
 
-/// Measure a server: a Waymeet node or any other.
+/// Measure a server: a Waymeet node or any other. `pub` and `pubsub` measure redis:// and mqtt://
+/// servers too, with the same load.
 ///
 /// One thread with large buffers and messages that are encoded beforehand, so that the server is what is
 /// measured. Nothing runs ahead without bound: publishers stop while `--window` bytes are on their way.
@@ -34,6 +36,10 @@ pub enum Case {
     Idle(IdleCase),
     /// Publish over HTTP to readers of server-sent events
     Sse(SseCase),
+    /// Ask a CoAP server: a Waymeet node or any other
+    Coap(CoapCase),
+    /// Send over one protocol what arrives over another, through one node
+    Crossing(CrossingCase),
 }
 
 impl Case {
@@ -48,6 +54,8 @@ impl Case {
             Self::Churn(case) => &case.report,
             Self::Idle(case) => &case.report,
             Self::Sse(case) => &case.measurement.report,
+            Self::Coap(case) => &case.measurement.report,
+            Self::Crossing(case) => &case.measurement.report,
         }
     }
 }
@@ -79,8 +87,6 @@ pub struct ReportArgs {
     /// Tell this process's CPU time and memory too; it must be the server's, on this machine
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    #[command(flatten)]
-    pub server: ServerArgs,
 }
 
 /// How far publishers may run ahead.
@@ -98,6 +104,8 @@ pub struct PubCase {
     pub publishers: u32,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -111,10 +119,15 @@ pub struct PubsubCase {
     /// So many publishers, each with a subject and a subscriber of its own
     #[arg(long, value_name = "N", conflicts_with_all = ["publishers", "subscribers"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub pairs: Option<u32>,
+    /// Hold so many further connections, each with one subscription, that take no part
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub idle: u32,
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -125,10 +138,15 @@ pub struct WildcardsCase {
     /// Wildcard subscriptions, all on one connection
     #[arg(long, value_name = "W", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub subscriptions: u32,
+    /// Further subscriptions, literal and wildcard, that match nothing
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=500_000))]
+    pub others: u32,
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +158,8 @@ pub struct QueueCase {
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +172,8 @@ pub struct RequestCase {
     pub depth: u32,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +186,8 @@ pub struct ChurnCase {
     pub seconds: f64,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +197,82 @@ pub struct IdleCase {
     pub connections: u32,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// A method that `bench coap` asks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+}
+
+/// The type of the messages that `bench coap` and `bench crossing` send or observe with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reliability {
+    /// Confirmable
+    Con,
+    /// Non-confirmable
+    Non,
+}
+
+#[derive(Debug, Args)]
+pub struct CoapCase {
+    /// What is asked; --size is the payload of a POST or PUT
+    #[arg(long, value_enum, default_value_t = Method::Get)]
+    pub method: Method,
+    /// How it is asked
+    #[arg(long = "type", value_enum, default_value_t = Reliability::Con)]
+    pub reliability: Reliability,
+    /// The resource
+    #[arg(long, value_name = "PATH", default_value = "/.well-known/core")]
+    pub path: String,
+    /// Endpoints that ask, each with a socket of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub endpoints: u32,
+    /// Requests that each of them has under way
+    #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub depth: u32,
+    /// The CoAP server
+    #[arg(long, value_name = "URL", default_value = "coap://127.0.0.1:5683")]
+    pub server: Server,
+    #[command(flatten)]
+    pub measurement: Measurement,
+}
+
+/// Which way a message crosses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    /// POST over CoAP, received by a NATS subscriber
+    CoapNats,
+    /// PUB over NATS, received by CoAP observers
+    NatsCoap,
+}
+
+#[derive(Debug, Args)]
+pub struct CrossingCase {
+    /// Which way
+    #[arg(value_enum)]
+    pub direction: Direction,
+    /// How the CoAP side sends or observes
+    #[arg(long = "type", value_enum, default_value_t = Reliability::Non)]
+    pub reliability: Reliability,
+    /// CoAP endpoints, each with a socket of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub endpoints: u32,
+    /// Messages that each of them has under way
+    #[arg(long, value_name = "D", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub depth: u32,
+    /// The node's CoAP address
+    #[arg(long, value_name = "URL", default_value = "coap://127.0.0.1:5683")]
+    pub server_coap: Server,
+    /// The node's NATS address
+    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    pub server_nats: Server,
+    #[command(flatten)]
+    pub measurement: Measurement,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +290,8 @@ pub struct SseCase {
     pub window: WindowArgs,
     #[command(flatten)]
     pub measurement: Measurement,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -3,12 +3,14 @@
 //! Owns the window that keeps publishers from running ahead, so that neither side has to drop: a server that
 //! closes slow subscribers and one that slows publishers are measured at the same load.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use mio::{Events, Poll, Token};
 use waymeet_core::nats::client;
 
+use super::dialect::Dialect;
 use super::link::{Link, READ_BYTES, Target};
 use super::outcome::{Latencies, Mark};
 use super::pace::{Pace, STALL};
@@ -30,6 +32,8 @@ pub struct Plan {
     pub fan_out: u64,
     /// Messages that may be on their way to subscribers.
     pub window: u64,
+    /// Further connections, each with one subscription, that take no part.
+    pub idle: u32,
 }
 
 /// Encoded messages of one length.
@@ -117,10 +121,10 @@ impl Publisher {
     }
 
     /// Asks for the PONG that says that everything has been handled, once everything is written.
-    fn ask_when_done(&mut self) {
+    fn ask_when_done(&mut self, ping: &[u8]) {
         if self.is_done() && !self.asked {
             self.asked = true;
-            self.control.extend_from_slice(client::PING);
+            self.control.extend_from_slice(ping);
         }
     }
 }
@@ -135,6 +139,9 @@ struct Subscriber {
 
 /// A flow under way.
 pub struct Flow {
+    dialect: Dialect,
+    /// Only held.
+    _idle: Vec<TcpStream>,
     poll: Poll,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
@@ -152,7 +159,8 @@ impl Flow {
         let mut next = 0;
         let mut link = |setup: &[u8], message_len| -> anyhow::Result<Link> {
             let stream = target.connect(setup)?;
-            let link = Link::new(stream, Scanner::new(message_len), poll.registry(), Token(next))?;
+            let scanner = Scanner::of(target.dialect, message_len);
+            let link = Link::new(stream, scanner, poll.registry(), Token(next))?;
             next += 1;
             Ok(link)
         };
@@ -168,9 +176,23 @@ impl Flow {
             Ok(Publisher { link, block, written, target, control, asked, pongs, stamps })
         });
         let publishers = publishers.collect::<anyhow::Result<_>>()?;
-        let (fan_out, window, latencies) = (plan.fan_out, plan.window, Latencies::new());
-        let buffer = vec![0; READ_BYTES];
-        Ok(Self { poll, publishers, subscribers, fan_out, window, received: 0, latencies, buffer })
+        let idle =
+            (0..plan.idle).map(|n| target.connect(&target.dialect.subscribe(&format!("bench.idle.{n}"))));
+        let _idle = idle.collect::<anyhow::Result<_>>()?;
+        let (dialect, fan_out, window) = (target.dialect, plan.fan_out, plan.window);
+        let (received, latencies, buffer) = (0, Latencies::new(), vec![0; READ_BYTES]);
+        Ok(Self {
+            dialect,
+            _idle,
+            poll,
+            publishers,
+            subscribers,
+            fan_out,
+            window,
+            received,
+            latencies,
+            buffer,
+        })
     }
 
     /// Sends and receives until the pace says that it is enough and everything has arrived.
@@ -240,7 +262,7 @@ impl Flow {
             let free = self.window.saturating_sub(on_the_way) / fan_out;
             let enough = free >= self.window / fan_out / 2;
             let publisher = &mut self.publishers[index];
-            publisher.ask_when_done();
+            publisher.ask_when_done(self.dialect.ping());
             let has_message = !publisher.is_done() && (enough || !publisher.is_between_messages());
             if !publisher.link.writable || (!has_message && publisher.control.is_empty()) {
                 continue;

@@ -8,9 +8,10 @@ use anyhow::{Context as _, bail};
 use mio::{Interest, Registry, Token};
 use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
 
+use super::dialect::Dialect;
 use super::scan::{Scanner, Seen};
+use super::{mqtt, redis};
 use crate::cli::args::ServerArgs;
-use crate::cli::server::Scheme;
 
 /// What is read at once, of whichever connection is ready.
 pub const READ_BYTES: usize = 256 << 10;
@@ -20,29 +21,48 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server's address and who to be there.
 pub struct Target {
+    pub dialect: Dialect,
     address: SocketAddr,
     connect: Vec<u8>,
 }
 
 impl Target {
-    /// Resolves the name and encodes CONNECT.
+    /// A NATS server: resolves the name and encodes CONNECT.
     pub fn new(args: &ServerArgs) -> anyhow::Result<Self> {
-        let server = &args.server;
-        if server.scheme != Scheme::Nats {
-            bail!("this case measures NATS; name the node's NATS address with --server");
+        let target = Self::of(args)?;
+        if target.dialect != Dialect::Nats {
+            bail!("this case measures NATS only; name the node's NATS address with --server");
         }
+        Ok(target)
+    }
+
+    /// A server of any protocol that can be measured.
+    pub fn of(args: &ServerArgs) -> anyhow::Result<Self> {
+        let server = &args.server;
+        let dialect = Dialect::of(server)?;
         let addresses = (server.host.as_str(), server.port).to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());
+        let address = address.with_context(|| format!("cannot resolve {server}"))?;
         let credentials = args.user.as_ref().or(server.credentials.as_ref());
-        let options = client::Connect {
-            name: "waymeet bench",
-            user: credentials.map(|credentials| credentials.name.as_str()),
-            pass: credentials.map(|credentials| credentials.password.as_str()),
-            ..client::Connect::default()
+        if credentials.is_some() && dialect != Dialect::Nats {
+            bail!("{server} is measured without credentials");
+        }
+        let connect = match dialect {
+            Dialect::Nats => {
+                let options = client::Connect {
+                    name: "waymeet bench",
+                    user: credentials.map(|credentials| credentials.name.as_str()),
+                    pass: credentials.map(|credentials| credentials.password.as_str()),
+                    ..client::Connect::default()
+                };
+                let mut connect = Vec::new();
+                client::connect(&mut connect, &options);
+                connect
+            }
+            Dialect::Redis => Vec::new(),
+            Dialect::Mqtt => mqtt::CONNECT.to_vec(),
         };
-        let mut connect = Vec::new();
-        client::connect(&mut connect, &options);
-        Ok(Self { address: address.with_context(|| format!("cannot resolve {server}"))?, connect })
+        Ok(Self { dialect, address, connect })
     }
 
     /// Opens a connection; nothing is said on it.
@@ -60,7 +80,7 @@ impl Target {
 
     /// Sends CONNECT, `setup` (subscriptions) and PING in one piece.
     pub fn introduce(&self, stream: &mut TcpStream, setup: &[u8]) -> io::Result<()> {
-        stream.write_all(&[&self.connect, setup, client::PING].concat())
+        stream.write_all(&[&self.connect, setup, self.dialect.ping()].concat())
     }
 
     /// Reads up to the PONG that answers the introduction.
@@ -73,13 +93,40 @@ impl Target {
                 bail!("{} has closed the connection while it was greeting", self.address);
             }
             input.extend_from_slice(&chunk[..read]);
-            while let Parsed::Operation(operation, len) = client::parse(&input, CLIENT_LIMITS)? {
-                match operation {
-                    ServerOperation::Pong => return Ok(()),
-                    ServerOperation::Error(reason) => bail!("{} refused: {reason}", self.address),
-                    _ => {}
+            if self.is_greeted(&mut input)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks through what a server has said so far for the answer to PING.
+    fn is_greeted(&self, input: &mut Vec<u8>) -> anyhow::Result<bool> {
+        match self.dialect {
+            Dialect::Nats => {
+                while let Parsed::Operation(operation, len) = client::parse(input, CLIENT_LIMITS)? {
+                    match operation {
+                        ServerOperation::Pong => return Ok(true),
+                        ServerOperation::Error(reason) => bail!("{} refused: {reason}", self.address),
+                        _ => {}
+                    }
+                    input.drain(..len);
                 }
-                input.drain(..len);
+                Ok(false)
+            }
+            // A connection that has subscribed gets its PONG as an array, `*2 pong ""`.
+            Dialect::Redis if input.first() == Some(&redis::ARRAY) => {
+                while let Ok(len) = redis::message_len(input)? {
+                    let is_pong = input.starts_with(b"*2\r\n$4\r\npong\r\n");
+                    input.drain(..len);
+                    if is_pong {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Dialect::Redis | Dialect::Mqtt => {
+                let seen = Scanner::of(self.dialect, None).scan(input)?;
+                Ok(seen.pongs > 0)
             }
         }
     }

@@ -4,11 +4,17 @@
 //! their length; nothing here may cost the generator more than the server.
 
 mod args;
+mod coap;
+mod coap_endpoint;
+mod crossing;
+mod dialect;
 mod flow;
 mod link;
+mod mqtt;
 mod outcome;
 mod pace;
 mod process;
+mod redis;
 mod request;
 mod scan;
 mod sessions;
@@ -17,12 +23,11 @@ mod web;
 pub use args::BenchArgs;
 
 use args::{Case, Measurement, PubCase, PubsubCase, QueueCase, WildcardsCase, WindowArgs};
+use dialect::Dialect;
 use flow::{Block, Flow, Plan, Subscribed};
 use link::Target;
 use outcome::Outcome;
 use pace::Pace;
-use waymeet_core::nats::client;
-use waymeet_core::{Message, Subject};
 
 use super::{Failure, show};
 
@@ -46,48 +51,60 @@ fn measure(case: &Case) -> anyhow::Result<Outcome> {
         Case::Churn(case) => sessions::churn(case),
         Case::Idle(case) => sessions::idle(case),
         Case::Sse(case) => web::sse(case),
+        Case::Coap(case) => coap::run(case),
+        Case::Crossing(case) => crossing::run(case),
     }
 }
 
 fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
-    let blocks = (0..case.publishers).map(|_| block(["bench.pub"], case.measurement.size));
+    let target = Target::of(&case.server)?;
+    let blocks = (0..case.publishers).map(|_| block(target.dialect, ["bench.pub"], case.measurement.size));
     let plan = Plan {
         publishers: blocks.collect::<anyhow::Result<_>>()?,
         subscribers: Vec::new(),
         fan_out: 0,
         window: u64::MAX,
+        idle: 0,
     };
-    run("pub", plan, &case.measurement)
+    run("pub", &target, plan, &case.measurement)
 }
 
 fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
-    let size = case.measurement.size;
+    let target = Target::of(&case.server)?;
+    let (dialect, size) = (target.dialect, case.measurement.size);
+    let subscribed = |subject: &str, follows| Subscribed {
+        setup: dialect.subscribe(subject),
+        message_len: dialect.delivered_len(subject, size),
+        follows,
+    };
     if let Some(pairs) = case.pairs {
         let subject = |pair| format!("bench.pair.{pair:06}");
-        let blocks = (0..pairs).map(|pair| block([subject(pair)], size));
-        let subscribed = |pair: u32| subscribed(&subject(pair), None, size, Some(pair as usize));
+        let blocks = (0..pairs).map(|pair| block(dialect, [subject(pair)], size));
         let plan = Plan {
             publishers: blocks.collect::<anyhow::Result<_>>()?,
-            subscribers: (0..pairs).map(subscribed).collect(),
+            subscribers: (0..pairs).map(|pair| subscribed(&subject(pair), Some(pair as usize))).collect(),
             fan_out: 1,
             window: window(&case.window, pairs, size),
+            idle: case.idle,
         };
-        return run("pubsub", plan, &case.measurement);
+        return run("pubsub", &target, plan, &case.measurement);
     }
     let subject = "bench.pubsub";
-    let blocks = (0..case.publishers).map(|_| block([subject], size));
+    let blocks = (0..case.publishers).map(|_| block(dialect, [subject], size));
     // With one publisher its messages are all that a subscriber receives, and latency can be told.
     let follows = (case.publishers == 1).then_some(0);
     let plan = Plan {
         publishers: blocks.collect::<anyhow::Result<_>>()?,
-        subscribers: (0..case.subscribers).map(|_| subscribed(subject, None, size, follows)).collect(),
+        subscribers: (0..case.subscribers).map(|_| subscribed(subject, follows)).collect(),
         fan_out: u64::from(case.subscribers),
         window: window(&case.window, case.subscribers, size),
+        idle: case.idle,
     };
-    run("pubsub", plan, &case.measurement)
+    run("pubsub", &target, plan, &case.measurement)
 }
 
 fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
+    let target = Target::new(&case.server)?;
     let size = case.measurement.size;
     let group = |number: u32| number % case.subscriptions;
     let subject = |number: u32| format!("bench.wild.{:05}.{number:07}", group(number));
@@ -96,58 +113,71 @@ fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
         // Every subscription number has as many digits, so that every message has the same length.
         setup.push_str(&format!("SUB bench.wild.{number:05}.* {}\r\n", 100_000 + number));
     }
+    for number in 0..case.others {
+        // In turn a literal beside the subjects that are looked for, and a wildcard on a branch of its own.
+        let filter = match number % 2 {
+            0 => format!("bench.wild.{:05}.other{number}", group(number)),
+            _ => format!("bench.other.{number}.*"),
+        };
+        setup.push_str(&format!("SUB {filter} {}\r\n", 1_000_000 + number));
+    }
     let subscriber = Subscribed {
         setup: setup.into_bytes(),
-        message_len: delivered_len(&subject(0), "100000", size),
+        message_len: format!("MSG {} 100000 {size}\r\n", subject(0)).len() + size as usize + 2,
         follows: Some(0),
     };
     let plan = Plan {
-        publishers: vec![block((0..case.subjects).map(subject), size)?],
+        publishers: vec![block(Dialect::Nats, (0..case.subjects).map(subject), size)?],
         subscribers: vec![subscriber],
         fan_out: 1,
         window: window(&case.window, 1, size),
+        idle: 0,
     };
-    run("wildcards", plan, &case.measurement)
+    run("wildcards", &target, plan, &case.measurement)
 }
 
 fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
+    let target = Target::new(&case.server)?;
     let size = case.measurement.size;
     let subject = "bench.queue";
+    let member = |_| Subscribed {
+        setup: format!("SUB {subject} workers 1\r\n").into_bytes(),
+        message_len: Dialect::Nats.delivered_len(subject, size),
+        follows: None,
+    };
     let plan = Plan {
-        publishers: vec![block([subject], size)?],
-        subscribers: (0..case.members).map(|_| subscribed(subject, Some("workers"), size, None)).collect(),
+        publishers: vec![block(Dialect::Nats, [subject], size)?],
+        subscribers: (0..case.members).map(member).collect(),
         fan_out: 1,
         window: window(&case.window, case.members, size),
+        idle: 0,
     };
-    run("queue", plan, &case.measurement)
+    run("queue", &target, plan, &case.measurement)
 }
 
-fn run(name: &'static str, plan: Plan, measurement: &Measurement) -> anyhow::Result<Outcome> {
-    let target = Target::new(&measurement.report.server)?;
-    let flow = Flow::connect(&target, plan)?;
+fn run(
+    name: &'static str,
+    target: &Target,
+    plan: Plan,
+    measurement: &Measurement,
+) -> anyhow::Result<Outcome> {
+    let flow = Flow::connect(target, plan)?;
     let flowed = flow.run(Pace::start(measurement)?)?;
     let outcome = Outcome::between(name, "messages", flowed.from, flowed.to);
     Ok(outcome.of_size(measurement.size).with_latencies(&flowed.latencies))
 }
 
-fn subscribed(subject: &str, queue: Option<&str>, size: u32, follows: Option<usize>) -> Subscribed {
-    let queue = queue.map(|queue| format!("{queue} ")).unwrap_or_default();
-    let setup = format!("SUB {subject} {queue}1\r\n").into_bytes();
-    Subscribed { setup, message_len: delivered_len(subject, "1", size), follows }
-}
-
-/// The length of a message on its way to a subscriber.
-fn delivered_len(subject: &str, sid: &str, size: u32) -> usize {
-    format!("MSG {subject} {sid} {size}\r\n").len() + size as usize + 2
-}
-
 /// Messages on the subjects in turn, until there is a block of them. The subjects have one length.
-fn block(subjects: impl IntoIterator<Item = impl AsRef<str>>, size: u32) -> anyhow::Result<Block> {
+fn block(
+    dialect: Dialect,
+    subjects: impl IntoIterator<Item = impl AsRef<str>>,
+    size: u32,
+) -> anyhow::Result<Block> {
     let payload = vec![b'x'; size as usize];
     let mut bytes = Vec::new();
     let mut count = 0;
     for subject in subjects {
-        client::publish(&mut bytes, &Message::new(Subject::new(subject.as_ref())?, &payload));
+        dialect.publish(&mut bytes, subject.as_ref(), &payload)?;
         count += 1;
     }
     let message_len = bytes.len() / count.max(1);
@@ -182,10 +212,17 @@ mod tests {
     async fn outcome(line: &str) -> Outcome {
         let mut config = Config::default();
         config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
-        (config.listeners.coap.address, config.listeners.http.address) = (Address::Off, Address::Off);
+        config.listeners.coap.address = "127.0.0.1:0".parse().unwrap();
+        config.listeners.http.address = Address::Off;
         let node = Node::builder().config(config).workers(1).start().await.unwrap();
-        let server = node.addresses().nats.unwrap().to_string();
-        let words = ["bench"].into_iter().chain(line.split(' ')).chain(["--server", &server]);
+        let nats = node.addresses().nats.unwrap().to_string();
+        let coap = format!("coap://{}", node.addresses().coap.unwrap());
+        let servers = match line.split(' ').next() {
+            Some("coap") => vec!["--server", &coap],
+            Some("crossing") => vec!["--server-coap", &coap, "--server-nats", &nats],
+            _ => vec!["--server", &nats],
+        };
+        let words = ["bench"].into_iter().chain(line.split(' ')).chain(servers);
         let case = Line::try_parse_from(words).unwrap().args.case;
         let outcome = tokio::task::spawn_blocking(move || measure(&case)).await.unwrap().unwrap();
         node.drain().await;
@@ -201,9 +238,16 @@ mod tests {
             ("pubsub --publishers 2 --subscribers 3 --messages 1001", 3_003),
             ("pubsub --pairs 3 --messages 1000", 1_000),
             ("pubsub --pairs 3 --messages 1", 1),
+            ("pubsub --idle 5 --messages 1000", 1_000),
             ("wildcards --subjects 100 --subscriptions 7 --messages 1000", 1_000),
+            ("wildcards --subjects 100 --subscriptions 7 --others 50 --messages 1000", 1_000),
             ("queue --members 3 --messages 1000", 1_000),
             ("request --requesters 3 --depth 5 --messages 1000", 1_000),
+            ("coap --endpoints 3 --depth 2 --messages 1000", 1_000),
+            ("coap --type non --method post --path /pub/a.b --size 16 --messages 100", 100),
+            ("crossing coap-nats --type con --messages 1000", 1_000),
+            ("crossing nats-coap --endpoints 3 --messages 100", 300),
+            ("crossing nats-coap --endpoints 3 --type con --depth 1 --messages 10", 30),
         ] {
             assert_eq!(outcome(line).await.count, count, "{line}");
         }
@@ -211,7 +255,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_time_is_kept() {
-        for line in ["pubsub --seconds 0.2 --warmup 50ms", "request --seconds 0.2 --warmup 50ms"] {
+        for line in [
+            "pubsub --seconds 0.2 --warmup 50ms",
+            "request --seconds 0.2 --warmup 50ms",
+            "coap --seconds 0.2 --warmup 50ms",
+            "crossing nats-coap --seconds 0.2 --warmup 50ms",
+        ] {
             let outcome = outcome(line).await;
             assert!(outcome.count > 0 && outcome.seconds >= 0.1, "{line}: {outcome}");
             assert!(

@@ -77,6 +77,9 @@ pub struct Outcome {
     pub megabytes_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySummary>,
+    /// Datagrams that were sent and never answered, or never arrived; only where they may be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu_seconds_per_million: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +103,7 @@ impl Outcome {
             per_second: count as f64 / seconds,
             megabytes_per_second: None,
             latency: None,
+            unanswered: None,
             server_cpu_seconds_per_million: cpu
                 .filter(|_| count > 0)
                 .map(|seconds| seconds / count as f64 * 1e6),
@@ -122,6 +126,13 @@ impl Outcome {
         self
     }
 
+    /// Adds what was lost on the way.
+    #[must_use]
+    pub fn with_unanswered(mut self, unanswered: u64) -> Self {
+        self.unanswered = Some(unanswered);
+        self
+    }
+
     /// Adds what each of so many connections has cost that were opened between two marks.
     #[must_use]
     pub fn with_memory_per_connection(mut self, from: Mark, to: Mark) -> Self {
@@ -141,6 +152,9 @@ impl fmt::Display for Outcome {
             write!(f, ", {megabytes:.1} MB/s")?;
         }
         writeln!(f, " ({} {} in {:.2} s)", grouped(self.count as f64), self.unit, self.seconds)?;
+        if let Some(unanswered) = self.unanswered {
+            writeln!(f, "  unanswered: {}", grouped(unanswered as f64))?;
+        }
         if let Some(latency) = &self.latency {
             let LatencySummary { p50_us, p90_us, p99_us, p999_us, .. } = latency;
             writeln!(

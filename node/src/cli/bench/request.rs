@@ -149,7 +149,7 @@ pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
 impl Exchange {
     /// Connects the responder first, so that no request finds nobody.
     fn connect(case: &RequestCase) -> anyhow::Result<Self> {
-        let target = Target::new(&case.measurement.report.server)?;
+        let target = Target::new(&case.server)?;
         let poll = Poll::new()?;
         let size = case.measurement.size as usize;
         let stream = target.connect(format!("SUB {SUBJECT} 1\r\n").as_bytes())?;

@@ -1,10 +1,13 @@
 //! Counting what a server sends, as cheaply as that can be done.
 //!
 //! All messages of one connection have the same length on the wire, so a message is counted by a look at
-//! its first byte and a step over the rest. The first whole one is read by the real parser, which proves
-//! the length; a stream that loses step runs into a byte that begins no operation.
+//! its first byte and a step over the rest. The first whole one is read by a parser of its protocol, which
+//! proves the length; a stream that loses step runs into a byte that begins no message.
 
 use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerError, ServerOperation};
+
+use super::dialect::Dialect;
+use super::{mqtt, redis};
 
 /// A line of the server that is no message; INFO can be long.
 const MAX_LINE_BYTES: usize = CLIENT_LIMITS.max_control_line_bytes;
@@ -18,6 +21,8 @@ pub enum ScanError {
     Refused(String),
     #[error("a message takes {found} bytes on the wire instead of {expected}")]
     Length { found: usize, expected: usize },
+    #[error("the {0} server sent something else than {1}")]
+    Peer(&'static str, &'static str),
 }
 
 /// What one read brought.
@@ -34,6 +39,7 @@ pub struct Seen {
 /// The reading side of one connection.
 #[derive(Debug)]
 pub struct Scanner {
+    dialect: Dialect,
     /// The length of every message; `None` where none may arrive.
     message_len: Option<usize>,
     /// What is left of a message that has begun.
@@ -45,14 +51,20 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// For messages of `message_len` bytes on the wire, body and line ends included.
+    /// For NATS messages of `message_len` bytes on the wire, body and line ends included.
     pub fn new(message_len: Option<usize>) -> Self {
-        Self { message_len, skip: 0, line: Vec::new(), proved: false }
+        Self::of(Dialect::Nats, message_len)
+    }
+
+    /// The same for any protocol.
+    pub fn of(dialect: Dialect, message_len: Option<usize>) -> Self {
+        Self { dialect, message_len, skip: 0, line: Vec::new(), proved: false }
     }
 
     /// Takes the next bytes.
     pub fn scan(&mut self, mut input: &[u8]) -> Result<Seen, ScanError> {
         let mut seen = Seen::default();
+        let message_byte = self.dialect.message_byte();
         while let Some(&first) = input.first() {
             if self.skip > 0 {
                 let step = self.skip.min(input.len());
@@ -62,13 +74,22 @@ impl Scanner {
                 continue;
             }
             match self.message_len {
-                Some(len) if first == b'M' && self.line.is_empty() => {
+                Some(len) if first == message_byte && self.line.is_empty() => {
                     if !self.proved {
                         self.prove(input, len)?;
                     }
                     input = self.step(input, len, &mut seen);
                 }
-                _ => input = self.line(input, &mut seen)?,
+                _ => {
+                    input = match self.dialect {
+                        Dialect::Nats => self.line(input, &mut seen)?,
+                        Dialect::Redis if self.message_len.is_none() => {
+                            redis::replies(input, &mut self.line, &mut seen)?
+                        }
+                        Dialect::Redis => return Err(ScanError::Peer("redis", "messages")),
+                        Dialect::Mqtt => mqtt::answers(input, &mut self.line, &mut seen)?,
+                    }
+                }
             }
         }
         Ok(seen)
@@ -76,11 +97,12 @@ impl Scanner {
 
     /// Steps over whole messages and into the one that is cut off.
     fn step<'a>(&mut self, mut input: &'a [u8], len: usize, seen: &mut Seen) -> &'a [u8] {
-        while input.len() >= len && input[0] == b'M' {
+        let message_byte = self.dialect.message_byte();
+        while input.len() >= len && input[0] == message_byte {
             input = &input[len..];
             seen.messages += 1;
         }
-        if input.first() == Some(&b'M') {
+        if input.first() == Some(&message_byte) {
             self.skip = len - input.len();
             return &[];
         }
@@ -88,15 +110,13 @@ impl Scanner {
     }
 
     fn prove(&mut self, input: &[u8], expected: usize) -> Result<(), ScanError> {
-        match client::parse(input, CLIENT_LIMITS)? {
-            Parsed::Operation(_, found) if found == expected => {
+        match self.dialect.message_len(input)? {
+            Ok(found) if found == expected => {
                 self.proved = true;
                 Ok(())
             }
-            Parsed::Incomplete(needed) if needed <= expected => Ok(()),
-            Parsed::Operation(_, found) | Parsed::Incomplete(found) => {
-                Err(ScanError::Length { found, expected })
-            }
+            Err(needed) if needed <= expected => Ok(()),
+            Ok(found) | Err(found) => Err(ScanError::Length { found, expected }),
         }
     }
 

@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Lets connections come, subscribe, unsubscribe and leave, some at a time.
 pub fn churn(case: &ChurnCase) -> anyhow::Result<Outcome> {
-    let target = Target::new(&case.report.server)?;
+    let target = Target::new(&case.server)?;
     let server = Process(case.report.server_pid);
     let mut done = 0;
     let from = Mark::now(0, server)?;
@@ -36,7 +36,7 @@ pub fn churn(case: &ChurnCase) -> anyhow::Result<Outcome> {
 /// Holds connections that have one subscription each and do nothing.
 pub fn idle(case: &IdleCase) -> anyhow::Result<Outcome> {
     raise_file_limit();
-    let target = Target::new(&case.report.server)?;
+    let target = Target::new(&case.server)?;
     let server = Process(case.report.server_pid);
     // The first connection lets the server allocate what it has only once.
     let _first = target.connect(b"SUB bench.idle.first 1\r\n")?;

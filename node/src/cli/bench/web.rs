@@ -38,7 +38,7 @@ const MAX_PREAMBLE: usize = 64 << 10;
 pub fn sse(case: &SseCase) -> anyhow::Result<Outcome> {
     let size = case.measurement.size;
     ensure!(size > 0, "an event is recognised by its first byte: --size is at least 1");
-    let site = Site::new(&case.measurement.report.server)?;
+    let site = Site::new(&case.server)?;
     let subject = Subject::new(&case.subject)?;
     ensure!(!case.subject.bytes().any(|byte| byte == MARK), "the subject must not hold a tilde");
     let server = Process(case.measurement.report.server_pid);

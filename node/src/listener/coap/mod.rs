@@ -1,18 +1,16 @@
 //! The CoAP listener: a UDP socket around core's session.
 //!
-//! Owns the socket, the clock and the order of work: many datagrams are read before the first answer is sent. It
-//! must not know what the datagrams mean; core's session does.
+//! Owns the clock and the order of work: many datagrams are read before the first answer is sent. It must not know
+//! what the datagrams mean; core's session does.
 
 mod upstream;
 
-use std::io;
-use std::net::SocketAddr;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
 use waymeet_core::coap::session::ObservationId;
 use waymeet_core::coap::{Limits, Session};
 
@@ -21,44 +19,32 @@ use crate::config::Config;
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::{Item, MailboxLimits};
+use crate::udp::{self, BATCH, Batch, Socket, Way};
 
-/// Datagrams that are read, and deliveries that are taken, before the answers are sent.
-const BATCH: usize = 64;
-/// A datagram is never longer.
-const MAX_DATAGRAM: usize = 65_535;
-/// What the kernel is asked to hold while a batch is worked on; it may grant less.
-const SOCKET_BUFFER: usize = 4 << 20;
 /// How far off the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
-/// Binds a UDP socket that tokio can take over.
-///
-/// # Errors
-/// As the operating system reports them.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // A smaller buffer than asked for loses bursts, which CoAP survives.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
+pub(crate) use udp::bind;
 
 /// Serves the socket until the node stops.
 pub(crate) async fn serve(socket: std::net::UdpSocket, node: NodeHandle) {
-    match UdpSocket::from_std(socket) {
+    match Socket::new(socket) {
         Ok(socket) => Driver::new(socket, node).run().await,
         Err(error) => tracing::error!(%error, "the CoAP listener cannot be polled"),
     }
 }
 
+/// How many of our own addresses are remembered, to know which of them a vanished peer had asked.
+const MAX_LOCALS: usize = 64;
+
 struct Driver {
-    socket: UdpSocket,
+    socket: Socket,
     node: NodeHandle,
-    session: Session<SocketAddr>,
+    session: Session<Way>,
     upstream: NodeUpstream,
-    buffer: Vec<u8>,
+    batch: Batch,
+    /// Our addresses that datagrams have come to; one `None` where the socket has a single one.
+    locals: HashSet<Option<IpAddr>>,
 }
 
 /// What a wait has brought.
@@ -71,7 +57,7 @@ enum Woken {
 }
 
 impl Driver {
-    fn new(socket: UdpSocket, node: NodeHandle) -> Self {
+    fn new(socket: Socket, node: NodeHandle) -> Self {
         let limits = session_limits(&node.config());
         let observations = MailboxLimits {
             // One message may be for every observation.
@@ -80,7 +66,7 @@ impl Driver {
         };
         let session = Session::new(limits, rand::random(), Instant::now());
         let upstream = NodeUpstream::new(node.clone(), observations);
-        Self { socket, node, session, upstream, buffer: vec![0; MAX_DATAGRAM] }
+        Self { socket, node, session, upstream, batch: Batch::default(), locals: HashSet::new() }
     }
 
     async fn run(mut self) {
@@ -108,6 +94,7 @@ impl Driver {
             let now = Instant::now();
             let goes_on = match woken {
                 Woken::Readable => {
+                    self.part_from_vanished(now);
                     self.receive(now);
                     true
                 }
@@ -130,7 +117,7 @@ impl Driver {
                 self.session.shut_down(now, &mut self.upstream);
             }
             self.answer_what_is_ready(now);
-            self.flush().await;
+            self.flush(now).await;
             if !goes_on {
                 return;
             }
@@ -139,14 +126,28 @@ impl Driver {
 
     /// Reads the datagrams that are there, up to a batch.
     fn receive(&mut self, now: Instant) {
-        for _ in 0..BATCH {
-            match self.socket.try_recv_from(&mut self.buffer) {
-                Ok((length, from)) => {
-                    self.session.receive(now, from, &self.buffer[..length], &mut self.upstream);
+        match self.socket.receive(&mut self.batch) {
+            Ok(_) => {
+                for (way, datagram) in self.batch.iter() {
+                    if self.locals.len() < MAX_LOCALS {
+                        self.locals.insert(way.local);
+                    }
+                    self.session.receive(now, way, datagram, &mut self.upstream);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What the network says about an earlier datagram of ours; the next read is another one.
-                Err(error) => tracing::debug!(%error, "a datagram could not be read"),
+            }
+            // What the network says about an earlier datagram of ours; the next read is another one.
+            Err(error) => tracing::debug!(%error, "a datagram did not arrive"),
+        }
+    }
+
+    /// Ends what the session has with peers that are no longer there.
+    fn part_from_vanished(&mut self, now: Instant) {
+        // One round takes a bounded number, so that a flood of ICMP messages does not stop everything else.
+        for _ in 0..BATCH {
+            let Some(vanished) = self.socket.take_unreachable() else { return };
+            for &local in &self.locals {
+                let way = Way { peer: vanished.peer, local };
+                self.session.vanished(now, way, &mut self.upstream);
             }
         }
     }
@@ -185,14 +186,26 @@ impl Driver {
         }
     }
 
-    /// Sends what the session wants sent. Where the socket takes no more it is waited for.
-    async fn flush(&mut self) {
-        for (to, datagram) in self.session.outgoing().iter() {
-            if let Err(error) = self.socket.send_to(datagram, to).await {
-                tracing::debug!(%to, %error, "a datagram could not be sent");
+    /// Sends what the session wants sent, a batch with each system call. Where the socket takes no more it is waited
+    /// for.
+    async fn flush(&mut self, now: Instant) {
+        let (mut sent, mut refused) = (0, false);
+        let mut errors = false;
+        while sent < self.session.outgoing().len() {
+            match self.socket.send(self.session.outgoing().iter_from(sent)).await {
+                Ok(count) => (sent, refused) = (sent + count, false),
+                // The first error may be about a datagram that was sent before; the second one is about this one.
+                Err(error) if refused => {
+                    tracing::debug!(%error, "a datagram could not be sent");
+                    (sent, refused) = (sent + 1, false);
+                }
+                Err(_) => (refused, errors) = (true, true),
             }
         }
         self.session.clear_outgoing();
+        if errors {
+            self.part_from_vanished(now);
+        }
         let delivered = self.session.take_delivered();
         if delivered.messages > 0 {
             self.node.metrics().delivered(Listener::Coap, delivered.messages, delivered.bytes);

@@ -4,7 +4,6 @@
 //! know datagrams.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeEr
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::MailboxLimits;
 use crate::publisher::Verdict;
+use crate::udp::Way;
 
 /// A request's outcome.
 pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestFailure>);
@@ -58,8 +58,12 @@ impl NodeUpstream {
     }
 }
 
-impl Upstream<SocketAddr> for NodeUpstream {
-    fn publish(&mut self, _: SocketAddr, message: &Message<'_>) -> Result<(), Refusal> {
+impl Upstream<Way> for NodeUpstream {
+    fn is_proved(&self, from: Way) -> bool {
+        from.peer.ip().is_loopback()
+    }
+
+    fn publish(&mut self, _: Way, message: &Message<'_>) -> Result<(), Refusal> {
         let (verdict, _) = self.node.route(Listener::Coap, message, false);
         match verdict {
             Verdict::Matched | Verdict::Unmatched => Ok(()),
@@ -75,7 +79,7 @@ impl Upstream<SocketAddr> for NodeUpstream {
     fn request(
         &mut self,
         exchange: ExchangeId,
-        _: SocketAddr,
+        _: Way,
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<(), Refusal> {
@@ -90,7 +94,7 @@ impl Upstream<SocketAddr> for NodeUpstream {
     fn observe(
         &mut self,
         observation: ObservationId,
-        _: SocketAddr,
+        _: Way,
         filters: &[SubjectFilter],
         queue: Option<&str>,
     ) -> Result<(), Refusal> {
@@ -127,7 +131,7 @@ impl Upstream<SocketAddr> for NodeUpstream {
         self.node.metrics().dropped(Listener::Coap, reason, messages);
     }
 
-    fn read(&mut self, _: SocketAddr, name: &str) -> Option<Representation> {
+    fn read(&mut self, _: Way, name: &str) -> Option<Representation> {
         let (content_format, available, payload) = match name {
             "healthz" => (JSON, true, br#"{"status":"ok"}"#.to_vec()),
             "readyz" if self.node.is_ready() => (JSON, true, br#"{"status":"ready"}"#.to_vec()),

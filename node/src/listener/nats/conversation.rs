@@ -24,7 +24,7 @@ use crate::subscription::Subscription;
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
 const PROTOCOL_VERSION: &str = "2.15.1";
 /// NATS, as far as an outbox must know it.
-static PROTOCOL: Protocol =
+pub(crate) static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
 
 pub(super) struct Conversation {

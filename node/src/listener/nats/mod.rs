@@ -20,7 +20,7 @@ use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::worker::Workers;
 
-pub(crate) use conversation::info_line;
+pub(crate) use conversation::{PROTOCOL, info_line};
 pub use stream::serve_stream;
 pub(crate) use stream::serve_stream_to_end;
 

@@ -1,0 +1,219 @@
+//! Datagrams in batches: many are read, and many are sent, with one system call each.
+//!
+//! Owns a UDP socket's options and the way of datagrams through the kernel. It must not know what they say.
+//! Where the operating system has no batches they go one by one; nobody above notices.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+#[cfg(target_os = "linux")]
+use linux as driver;
+#[cfg(not(target_os = "linux"))]
+use portable as driver;
+
+pub use driver::Batch;
+
+/// How many datagrams are read or sent with one system call.
+pub const BATCH: usize = 64;
+
+/// No datagram is longer (RFC 768: the length field has 16 bits).
+const MAX_DATAGRAM: usize = 65_535;
+
+/// What the kernel is asked to hold while a batch is worked on; it may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A way between here and there: who is at the other end, and which of our addresses it knows us by.
+///
+/// Addresses are canonical: an IPv4 peer of a socket for both families is an IPv4 peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Our address, where the socket has several; what is sent leaves from it (RFC 7252, section 5.3.2: a
+    /// response comes from the endpoint that was asked).
+    pub local: Option<IpAddr>,
+}
+
+/// What the network says of a datagram of ours: nobody is at that port (RFC 1122, section 4.1.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where the datagram went.
+    pub peer: SocketAddr,
+}
+
+/// A UDP socket, bound, in the hands of the runtime.
+#[derive(Debug)]
+pub struct Socket {
+    inner: UdpSocket,
+    domain: Domain,
+}
+
+/// Binds a UDP socket that the runtime can take over. The unspecified IPv6 address takes IPv4 too.
+///
+/// # Errors
+/// As the operating system reports them.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // A smaller buffer than asked for loses bursts, which UDP's users survive.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+impl Socket {
+    /// Takes over a bound socket.
+    ///
+    /// # Errors
+    /// When the runtime cannot poll it or the operating system refuses an option.
+    pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        driver::prepare(&socket, local)?;
+        Ok(Self { inner: UdpSocket::from_std(socket)?, domain: Domain::for_address(local) })
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    /// As the operating system reports them.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Waits until there is something to read, be it a datagram or an error.
+    ///
+    /// # Errors
+    /// When the socket can no longer be polled.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.inner.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
+    }
+
+    /// Reads the datagrams that are there, up to a batch, in place of what `batch` held. Returns how many; 0
+    /// when there is none now.
+    ///
+    /// # Errors
+    /// What the network says about a datagram that was sent before; reading can go on.
+    pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        let mut received = 0;
+        let outcome = self.inner.try_io(Interest::READABLE, || {
+            received = driver::receive(&self.inner, batch)?;
+            // A short read has emptied the socket: what comes later is a new event.
+            if received < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(received),
+        }
+    }
+
+    /// Sends datagrams in order, up to a batch. Returns how many were taken, at least one; waiting for room
+    /// where there is none.
+    ///
+    /// # Errors
+    /// The first datagram cannot be sent, or an earlier one could not be delivered ([`Socket::take_unreachable`]
+    /// tells which). Nothing was sent, and the first one may be tried again.
+    pub async fn send<'a>(
+        &self,
+        datagrams: impl Iterator<Item = (Way, &'a [u8])> + Clone,
+    ) -> io::Result<usize> {
+        loop {
+            let domain = self.domain;
+            let datagrams = datagrams.clone();
+            let sent = self
+                .inner
+                .try_io(Interest::WRITABLE, || driver::send(&self.inner, domain, datagrams.take(BATCH)));
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.inner.writable().await?,
+                other => return other,
+            }
+        }
+    }
+
+    /// The next peer of which the network said that nobody is there.
+    pub fn take_unreachable(&self) -> Option<Unreachable> {
+        let mut taken = None;
+        // Readiness for errors is given back when the queue is empty; nobody waits for the outcome.
+        let _ = self.inner.try_io(Interest::ERROR, || {
+            taken = driver::take_unreachable(&self.inner);
+            if taken.is_none() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        taken.or_else(|| driver::take_unreachable(&self.inner))
+    }
+}
+
+impl Way {
+    /// A way to a peer, from whichever of our addresses the kernel chooses.
+    #[must_use]
+    pub fn to(peer: SocketAddr) -> Self {
+        Self { peer: canonical(peer), local: None }
+    }
+}
+
+impl Hash for Way {
+    /// A few integers, whatever the family: this is hashed several times for each datagram.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.peer.ip() {
+            IpAddr::V4(ip) => state.write_u64(u64::from(ip.to_bits()) << 16 | u64::from(self.peer.port())),
+            IpAddr::V6(ip) => {
+                state.write_u128(ip.to_bits());
+                state.write_u16(self.peer.port());
+            }
+        }
+        match self.local {
+            None => {}
+            Some(IpAddr::V4(ip)) => state.write_u32(ip.to_bits()),
+            Some(IpAddr::V6(ip)) => state.write_u128(ip.to_bits()),
+        }
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.peer)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.peer)
+    }
+}
+
+/// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(IpAddr::V4(ip), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+/// The way back from [`canonical`]: what a socket of this family calls the address.
+fn of_family(address: SocketAddr, domain: Domain) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if domain == Domain::IPV6 => {
+            SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
+        }
+        _ => address,
+    }
+}
+
+#[cfg(test)]
+mod tests;

