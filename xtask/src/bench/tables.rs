@@ -135,9 +135,10 @@ pub fn markdown(results: &Results) -> String {
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
     let mut text = format!(
-        "{rounds} rounds of {seconds} s on {} cores of {}, Linux {};\n{}.\nThe peer is nats-server where no \
+        "{rounds} round{} of {seconds} s on {} cores of {}, Linux {};\n{}.\nThe peer is nats-server where no \
          other is named. A ratio is the median of the ratios paired by round; the middle half\nof the rounds \
          is in parentheses.\n\n",
+        if rounds == 1 { "" } else { "s" },
         machine.cores,
         machine.cpu,
         machine.kernel,
