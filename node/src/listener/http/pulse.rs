@@ -243,7 +243,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_wait_has_its_own_limit() {
-        let changes: [(fn(&Pulse), u64); 6] = [
+        type Change = fn(&Pulse);
+        let changes: [(Change, u64); 6] = [
             (|_| {}, 10),
             (Pulse::asked, 200),
             (Pulse::answered, 75),
