@@ -212,7 +212,7 @@ impl NodeHandle {
     /// Whether the stream listeners have as many connections together as `limits.max_connections` allows.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let streams = [Listener::Nats, Listener::WebSocket, Listener::Http];
+        let streams = [Listener::Nats, Listener::WebSocket, Listener::Http, Listener::Lines];
         let connections: u64 = streams.iter().map(|listener| self.shared.metrics.sessions(*listener)).sum();
         connections >= self.shared.config.limits.max_connections as u64
     }

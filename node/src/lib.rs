@@ -29,5 +29,5 @@ pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
 pub use node::{Addresses, Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;
-pub use upstream::UpstreamError;
+pub use upstream::http::UpstreamError;
 pub use worker::{Worker, Workers};

@@ -12,10 +12,11 @@ use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
+use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::http::{Upstream, UpstreamError};
 use crate::worker::Workers;
 
 /// How often a drain looks whether everything is done.
@@ -90,6 +91,8 @@ impl NodeBuilder {
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
         listeners.http.address = crate::config::Address::Off;
+        listeners.lines.clear();
+        listeners.datagrams.clear();
         self
     }
 
@@ -126,7 +129,7 @@ impl NodeBuilder {
         let shared = Arc::new(Shared::new(config.clone(), info));
         let handle = NodeHandle { shared: shared.clone() };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
-        let bound = Bound::bind(&config)?;
+        let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -252,10 +255,12 @@ struct Bound {
     nats: Option<std::net::TcpListener>,
     coap: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
+    lines: Vec<(std::net::TcpListener, lines::Service)>,
+    datagrams: Vec<(std::net::UdpSocket, datagrams::Service)>,
 }
 
 impl Bound {
-    fn bind(config: &Config) -> Result<Self, StartError> {
+    fn bind(config: &Config, handle: &NodeHandle) -> Result<Self, StartError> {
         let tcp = |listener: Listener, address: crate::config::Address| {
             let Some(address) = address.socket() else { return Ok(None) };
             listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
@@ -268,7 +273,41 @@ impl Bound {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
             http: tcp(Listener::Http, config.listeners.http.address)?,
             coap: udp(Listener::Coap, config.listeners.coap.address)?,
+            lines: Self::bind_lines(config, handle)?,
+            datagrams: Self::bind_datagrams(config, handle)?,
         })
+    }
+
+    fn bind_lines(
+        config: &Config,
+        handle: &NodeHandle,
+    ) -> Result<Vec<(std::net::TcpListener, lines::Service)>, StartError> {
+        let mut bound = Vec::new();
+        for settings in &config.listeners.lines {
+            let Some(address) = settings.address.socket() else { continue };
+            let socket = listener::bind_tcp(address)
+                .map_err(|error| bind_error(Listener::Lines, address, error))?;
+            let service = lines::Service::new(settings, handle.clone())
+                .expect("Config::validate has read the subject");
+            bound.push((socket, service));
+        }
+        Ok(bound)
+    }
+
+    fn bind_datagrams(
+        config: &Config,
+        handle: &NodeHandle,
+    ) -> Result<Vec<(std::net::UdpSocket, datagrams::Service)>, StartError> {
+        let mut bound = Vec::new();
+        for settings in &config.listeners.datagrams {
+            let Some(address) = settings.address.socket() else { continue };
+            let socket = datagrams::bind(address)
+                .map_err(|error| bind_error(Listener::Datagrams, address, error))?;
+            let service = datagrams::Service::new(settings, handle.clone())
+                .expect("Config::validate has read the subject");
+            bound.push((socket, service));
+        }
+        Ok(bound)
     }
 
     fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
@@ -292,21 +331,32 @@ impl Bound {
             note(Listener::Coap, coap.local_addr());
             workers.next().spawn(coap::serve(coap, handle.clone()));
         }
+        for (socket, service) in self.lines {
+            note(Listener::Lines, socket.local_addr());
+            workers.next().spawn(Arc::new(service).serve(socket, workers.clone()));
+        }
+        for (socket, service) in self.datagrams {
+            note(Listener::Datagrams, socket.local_addr());
+            workers.next().spawn(service.serve(socket));
+        }
     }
 }
 
 fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> StartError {
     let name = listener.as_str();
+    let setting = match listener {
+        // There may be several of these, so that they have no flag.
+        Listener::Lines | Listener::Datagrams => format!("address in [[listeners.{name}]]"),
+        _ => format!("--{name} ADDR"),
+    };
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!(
-                ". Another program has this port: choose another with --{name} ADDR, port 0 for a free one"
-            )
+            format!(". Another program has this port: choose another with {setting}, port 0 for a free one")
         }
         io::ErrorKind::PermissionDenied => {
-            format!(". Ports below 1024 need a privilege: choose another with --{name} ADDR")
+            format!(". Ports below 1024 need a privilege: choose another with {setting}")
         }
-        io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see --{name} ADDR"),
+        io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see {setting}"),
         _ => String::new(),
     };
     StartError::Bind { listener: name, address, error, advice }

@@ -227,14 +227,6 @@ fn what_is_not_built_yet_says_so() {
         (format!("[listeners.nats.{tls}"), "[listeners.nats.tls] is not built yet"),
         (format!("[listeners.http.{tls}"), "[listeners.http.tls] is not built yet"),
         ("[listeners.coap.dtls]".to_owned(), "[listeners.coap.dtls] is not built yet"),
-        (
-            "[[listeners.lines]]\naddress = '127.0.0.1:1'\nsubject = 'a'\nmode = 'request'".to_owned(),
-            "[listeners.lines] is not built yet",
-        ),
-        (
-            "[[coap.upstream]]\nsubject = 'a'\nurl = 'coap://127.0.0.1/'".to_owned(),
-            "[coap.upstream] is not built yet",
-        ),
     ];
     for (text, expected) in table {
         let errors = errors(&text);
