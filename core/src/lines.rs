@@ -148,7 +148,11 @@ mod tests {
     fn both_line_ends_are_understood() {
         let crlf = |text: &str| Some((text.as_bytes().to_vec(), true));
         assert_eq!(lines(10, &[b"a\nb\r\n\n\r\nc"]), [line("a"), crlf("b"), line(""), crlf(""), line("c")]);
-        assert_eq!(lines(10, &[b"a\rb\n\r\r\n"]), [line("a\rb"), crlf("\r")], "only the last CR is the end's");
+        assert_eq!(
+            lines(10, &[b"a\rb\n\r\r\n"]),
+            [line("a\rb"), crlf("\r")],
+            "only the last CR is the end's"
+        );
         assert_eq!(lines(10, &[b"a\r"]), [crlf("a")], "the end was cut off");
         assert_eq!(lines(10, &[b"\xff\0\n"]), [Some((b"\xff\0".to_vec(), false))]);
         assert!(lines(10, &[b""]).is_empty());

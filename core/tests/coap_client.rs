@@ -302,7 +302,12 @@ fn a_large_answer_comes_in_blocks_of_one_body() {
     let mut sent = script.ask(request(Code::GET, "a", b""));
     for number in 0..3_u32 {
         let piece = &whole[number as usize * 16..whole.len().min(number as usize * 16 + 16)];
-        script.piggyback(&sent, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(number, number < 2, 0))], piece);
+        script.piggyback(
+            &sent,
+            Code::CONTENT,
+            &[(number::ETAG, 7), (number::BLOCK2, block(number, number < 2, 0))],
+            piece,
+        );
         if number < 2 {
             sent = script.one();
             assert_eq!(sent.uint(number::BLOCK2), Some(block(number + 1, false, 0)));
@@ -435,7 +440,9 @@ fn what_cannot_be_observed_is_said_and_tried_again() {
     script.piggyback(&sent, Code::CONTENT, &[], b"its state at least");
     let events = script.events();
     assert!(matches!(events[0], Event::Unobserved(_, Lapse::NotOffered)), "{events:?}");
-    assert!(matches!(&events[1], Event::Notified(_, None, response) if response.payload == b"its state at least"));
+    assert!(
+        matches!(&events[1], Event::Notified(_, None, response) if response.payload == b"its state at least")
+    );
 }
 
 #[test]

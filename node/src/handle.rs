@@ -327,6 +327,11 @@ impl Mailbox {
         Ok(SubscriptionId(id))
     }
 
+    /// The number that the mailbox has among the sessions.
+    pub(crate) fn session(&self) -> u64 {
+        self.queue.session()
+    }
+
     /// Ends one subscription; what it queued can still be read.
     pub fn unsubscribe(&self, id: SubscriptionId) {
         let subscription = self.subscriptions.lock().by_id.remove(&id.0);

@@ -16,6 +16,7 @@ use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
+use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 use crate::worker::Workers;
 
@@ -40,6 +41,9 @@ pub enum StartError {
     /// An `[[http.upstream]]` cannot be used.
     #[error("http.upstream: {0}")]
     Upstream(#[from] UpstreamError),
+    /// A `[[coap.upstream]]` cannot be used.
+    #[error("coap.upstream: {0}")]
+    CoapUpstream(#[from] CoapUpstreamError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -129,6 +133,8 @@ impl NodeBuilder {
         let shared = Arc::new(Shared::new(config.clone(), info));
         let handle = NodeHandle { shared: shared.clone() };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
+        let coap = config.coap.upstream.iter();
+        let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
@@ -137,6 +143,11 @@ impl NodeBuilder {
         let workers = Arc::new(workers);
         for upstream in upstreams {
             // A node that starts takes every subscription.
+            if let Ok(attached) = upstream.attach(handle.clone()) {
+                workers.next().spawn(attached.serve());
+            }
+        }
+        for upstream in coap {
             if let Ok(attached) = upstream.attach(handle.clone()) {
                 workers.next().spawn(attached.serve());
             }
@@ -285,10 +296,10 @@ impl Bound {
         let mut bound = Vec::new();
         for settings in &config.listeners.lines {
             let Some(address) = settings.address.socket() else { continue };
-            let socket = listener::bind_tcp(address)
-                .map_err(|error| bind_error(Listener::Lines, address, error))?;
-            let service = lines::Service::new(settings, handle.clone())
-                .expect("Config::validate has read the subject");
+            let socket =
+                listener::bind_tcp(address).map_err(|error| bind_error(Listener::Lines, address, error))?;
+            let service =
+                lines::Service::new(settings, handle.clone()).expect("Config::validate has read the subject");
             bound.push((socket, service));
         }
         Ok(bound)
@@ -301,8 +312,8 @@ impl Bound {
         let mut bound = Vec::new();
         for settings in &config.listeners.datagrams {
             let Some(address) = settings.address.socket() else { continue };
-            let socket = datagrams::bind(address)
-                .map_err(|error| bind_error(Listener::Datagrams, address, error))?;
+            let socket =
+                datagrams::bind(address).map_err(|error| bind_error(Listener::Datagrams, address, error))?;
             let service = datagrams::Service::new(settings, handle.clone())
                 .expect("Config::validate has read the subject");
             bound.push((socket, service));

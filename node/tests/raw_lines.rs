@@ -210,9 +210,9 @@ async fn the_ledger_balances() {
     assert_eq!(converse(&node, b"a\ntoo long\nb\n").await.lines().count(), 3);
     let metrics = node.handle().metrics().encode();
     let value = |name: &str| -> f64 {
-        let lines = metrics.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
-        });
+        let lines = metrics
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
     let accepted = value("waymeet_messages_in_total");

@@ -12,6 +12,7 @@ use super::value::Address;
 use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
+use crate::upstream::coap::{self, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 
 impl Config {
@@ -170,8 +171,13 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
         check(format!("http.upstream[{index}].url"), upstream_error(upstream));
     }
     for (index, upstream) in config.coap.upstream.iter().enumerate() {
-        check(format!("coap.upstream[{index}].subject"), filter(&upstream.subject));
-        check(format!("coap.upstream[{index}].uri"), coap_url_error(&upstream.uri));
+        let (key, text) = match coap::Upstream::new(upstream) {
+            Ok(_) => continue,
+            Err(error @ CoapUpstreamError::Subject(_)) => ("subject", error.to_string()),
+            Err(error @ CoapUpstreamError::Uri) => ("uri", error.to_string()),
+            Err(error @ CoapUpstreamError::Observed(_)) => ("always_observe", error.to_string()),
+        };
+        check(format!("coap.upstream[{index}].{key}"), Some(text));
     }
     let template = |text: &str| SubjectTemplate::parse(text).err().map(|error| error.to_string());
     for (index, lines) in config.listeners.lines.iter().enumerate() {
@@ -203,16 +209,6 @@ fn upstream_error(upstream: &HttpUpstream) -> Option<String> {
     (!matches!(error, UpstreamError::Subject(_))).then(|| error.to_string())
 }
 
-fn coap_url_error(url: &str) -> Option<String> {
-    let host = url.strip_prefix("coap://").and_then(|rest| rest.split(['/', '?', '#']).next());
-    if host.is_some_and(|host| !host.is_empty())
-        && !url.contains(|c: char| c.is_whitespace() || c.is_control())
-    {
-        return None;
-    }
-    Some("expected a URL such as coap://127.0.0.1:5683/path/".to_owned())
-}
-
 /// RFC 6454, section 6.2: scheme, host and port, and nothing behind them.
 fn origin_error(origin: &str) -> Option<String> {
     let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -233,7 +229,6 @@ fn check_built(config: &Config, problems: &mut Vec<Problem>) {
         ("listeners.nats.tls", tls(&listeners.nats.tls)),
         ("listeners.http.tls", tls(&listeners.http.tls)),
         ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
-        ("coap.upstream", !config.coap.upstream.is_empty()),
     ];
     for (key, used) in unbuilt {
         if used {

@@ -3,6 +3,7 @@
 //! Owns what both share: the queue group, the headers of an error and the way of a reply. It must not know either
 //! protocol.
 
+pub(crate) mod coap;
 pub(crate) mod http;
 
 use bytes::Bytes;

@@ -288,8 +288,9 @@ impl Exchange {
             return None;
         }
         let size = size_of_szx(upload.szx);
-        if block1.is_none_or(|block| block.offset() != upload.taken && block.number as usize != upload.taken / size)
-        {
+        if block1.is_none_or(|block| {
+            block.offset() != upload.taken && block.number as usize != upload.taken / size
+        }) {
             return Some(Step::Failed(Failure::Protocol("2.31 for another block")));
         }
         let taken = upload.taken + size;

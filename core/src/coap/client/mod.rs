@@ -149,12 +149,7 @@ impl Client {
     ///
     /// # Errors
     /// When there are as many requests as there may be; then there is no event.
-    pub fn request(
-        &mut self,
-        now: Instant,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<RequestId, Full> {
+    pub fn request(&mut self, now: Instant, request: Request, timeout: Duration) -> Result<RequestId, Full> {
         if self.requests >= self.limits.requests {
             return Err(Full { limit: self.limits.requests });
         }

@@ -13,11 +13,11 @@ use hyper::http::response;
 use hyper::http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
 use hyper::{Method, Request, Uri};
 use hyper_util::client::legacy::Error as ClientError;
-use waymeet_core::subject::{Filter, Subject, SubjectError};
 use waymeet_core::Message;
+use waymeet_core::subject::{Filter, Subject, SubjectError};
 
-use crate::listener::http::crossing;
 use crate::listener::http::METHOD_HEADER;
+use crate::listener::http::crossing;
 use crate::upstream::{Reply, push_error};
 
 /// The methods that a message may name. CONNECT would make a tunnel of the service and TRACE repeats headers.
@@ -128,9 +128,9 @@ pub(super) fn request(base: &Base, message: &Message<'_>) -> Result<Request<()>,
         None if message.payload.is_empty() => Method::GET,
         None => Method::POST,
     };
-    let uri = base.uri(message.subject).ok_or_else(|| {
-        Reply::fault(400, "the subject is too long for a URL".to_owned())
-    })?;
+    let uri = base
+        .uri(message.subject)
+        .ok_or_else(|| Reply::fault(400, "the subject is too long for a URL".to_owned()))?;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
