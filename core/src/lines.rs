@@ -78,17 +78,11 @@ impl Lines {
     /// it belongs to a line end that was cut off.
     pub fn finish(&mut self) -> Option<Line<'_>> {
         self.let_go();
-        if self.skipping || self.partial.is_empty() {
+        if std::mem::take(&mut self.skipping) || self.partial.is_empty() {
             return None;
         }
         self.handed_out = true;
         Some(whole(&self.partial))
-    }
-
-    /// Whether a line has begun whose end has not come.
-    #[must_use]
-    pub fn is_within_line(&self) -> bool {
-        self.skipping || (!self.partial.is_empty() && !self.handed_out)
     }
 
     fn let_go(&mut self) {
@@ -173,10 +167,9 @@ mod tests {
         let mut framing = Lines::new(10);
         let mut input = &b"abc"[..];
         assert_eq!(framing.next(&mut input), None);
-        assert!(framing.is_within_line());
+        assert_eq!(framing.partial, b"abc");
         let mut input = &b"d\n"[..];
         assert!(framing.next(&mut input).is_some());
-        assert!(!framing.is_within_line());
         assert_eq!(framing.next(&mut input), None);
         assert_eq!(framing.partial.capacity(), 0);
     }

@@ -57,7 +57,8 @@ async fn a_server_that_is_away_is_an_error_at_once() {
     let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let node = upstream(&format!("coap://{free}/"), "").await;
     for _ in 0..3 {
-        let answer = get(&node, "/req/plant/a?timeout=1m").await;
+        // Sooner than the first retransmission, which would be the network's second chance to say so.
+        let answer = get(&node, "/req/plant/a?timeout=1900ms").await;
         assert_eq!(answer.status, 502);
         let text = answer.headers["nats-service-error"].to_str().unwrap();
         assert!(text.contains("cannot be reached"), "{text}");

@@ -3,13 +3,12 @@
 //! Owns finding the server's address and the local sockets, each connected, so that only the server is heard and the
 //! network's word that nobody listens there arrives. It must not know what the datagrams say.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
+use futures_util::future::select_all;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use waymeet_core::coap::client::Port;
 
@@ -48,19 +47,38 @@ impl Ports {
         }
     }
 
-    /// The next datagram from the server, whatever port it comes to.
+    /// The next datagram from the server, whatever port it comes to; or what the network says about one of ours.
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(Port, usize)> {
-        poll_fn(|cx| {
+        loop {
             for (port, socket) in (0..).zip(&self.sockets) {
-                let mut space = ReadBuf::new(buffer);
-                if let Poll::Ready(received) = socket.poll_recv(cx, &mut space) {
-                    return Poll::Ready(received.map(|()| (port, space.filled().len())));
+                // The network's word is neither readable nor writable: it is an error of the socket, which has to be
+                // asked for.
+                if let Some(error) = socket.take_error()? {
+                    return Err(error);
+                }
+                match socket.try_recv(buffer) {
+                    Ok(length) => return Ok((port, length)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
                 }
             }
-            Poll::Pending
-        })
-        .await
+            if self.sockets.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            select_all(self.sockets.iter().map(|socket| Box::pin(readable(socket)))).await.0?;
+        }
     }
+}
+
+/// Completes when there is a datagram, or word of one that was lost.
+async fn readable(socket: &UdpSocket) -> io::Result<()> {
+    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+    if ready.is_error() {
+        // Whoever waits again waits for the next one.
+        let _ =
+            socket.try_io(Interest::ERROR, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+    }
+    Ok(())
 }
 
 /// Whether the network says that nobody listens there.
