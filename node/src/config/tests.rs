@@ -299,6 +299,13 @@ fn raw_listeners_are_written_as_tables() {
 }
 
 #[test]
+fn the_example_can_be_used() {
+    let config = toml(include_str!("../../../docs/examples/gateway.toml")).unwrap();
+    assert_eq!((config.listeners.lines.len(), config.listeners.datagrams.len()), (2, 2));
+    assert_eq!(config.coap.upstream[0].always_observe, ["plant.alarm"]);
+}
+
+#[test]
 fn coap_upstreams_are_checked() {
     let upstream = |more: &str| format!("[[coap.upstream]]\nsubject = 'plant.>'\n{more}");
     let config = toml(&upstream("uri = 'coap://127.0.0.1:5700/'")).unwrap();

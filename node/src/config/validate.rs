@@ -41,10 +41,15 @@ fn check_name(config: &Config, problems: &mut Vec<Problem>) {
 
 /// Design, section 9: without users, other machines are let in only by somebody who says so.
 fn check_reach(config: &Config, problems: &mut Vec<Problem>) {
-    if config.auth.anonymous || !config.auth.users.is_empty() {
+    if config.auth.anonymous {
         return;
     }
-    for (key, address) in client_addresses(&config.listeners) {
+    // Who speaks no protocol has no credentials either, whatever users there are.
+    let mut open = raw_addresses(&config.listeners);
+    if config.auth.users.is_empty() {
+        open.extend(client_addresses(&config.listeners));
+    }
+    for (key, address) in open {
         if !address.is_local() {
             let text = format!(
                 "{address} can be reached from other machines, and without [auth] anybody there could publish and \
@@ -65,6 +70,11 @@ fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
     if let Some(dtls) = &listeners.coap.dtls {
         addresses.push(("listeners.coap.dtls.address".to_owned(), dtls.address));
     }
+    addresses
+}
+
+fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
+    let mut addresses = Vec::new();
     for (index, lines) in listeners.lines.iter().enumerate() {
         addresses.push((format!("listeners.lines[{index}].address"), lines.address));
     }
