@@ -1,6 +1,7 @@
 """The fixtures that all suites share: one node a module, its clients, and the closing line."""
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import re
@@ -54,6 +55,21 @@ class World:
         if kind in self._without:
             pytest.skip(f"{kind} is not to be had here")
         return await self.once(kind, lambda: self._open(kind))
+
+    def needs(self, program):
+        """Skips the test when a program is not to be had here."""
+        if program in self._without:
+            pytest.skip(f"{program} is not to be had here")
+
+    @contextlib.asynccontextmanager
+    async def another(self, config):
+        """A node with this configuration for one test, beside the module's."""
+        node = Waymeet(self.node.binary)
+        await node.start(config=config)
+        try:
+            yield node
+        finally:
+            await node.stop()
 
     async def once(self, key, make):
         """The result of `make()`, made at most once; its failure is kept as well."""

@@ -21,6 +21,13 @@ ADDRESSES = {
     "coap": re.compile(r"\bcoap://((?:127\.0\.0\.1|\[::1\]):\d+)"),
     "http": re.compile(r"\bhttp://((?:127\.0\.0\.1|\[::1\]):\d+)"),
 }
+# `[[listeners.lines]]` and `[[listeners.datagrams]]`, in the order of the configuration.
+RAW = {
+    "lines": re.compile(r"^  lines +tcp://([^ :]+):(\d+) ", re.MULTILINE),
+    "datagrams": re.compile(r"^  datagrams +udp://([^ :]+):(\d+) ", re.MULTILINE),
+}
+# The line of the banner behind all addresses.
+BEHIND_ADDRESSES = re.compile(r"^  data ", re.MULTILINE)
 
 
 class StartFailed(Exception):
@@ -119,8 +126,12 @@ class Waymeet(Server):
         wanted = [name for name in ADDRESSES if flags[f"--{name}"] != "off"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYMEET_")}
         await self.spawn(
-            argv, lambda log: all(_answers(log, name) for name in wanted), {**environment, **(env or {})}
+            argv,
+            lambda log: BEHIND_ADDRESSES.search(log) and all(_answers(log, name) for name in wanted),
+            {**environment, **(env or {})},
         )
+        for name, pattern in RAW.items():
+            setattr(self, f"raw_{name}", pattern.findall(self.log))
         for name in wanted:
             if address := ADDRESSES[name].search(self.log):
                 setattr(self, name, f"{name}://{address[1]}")

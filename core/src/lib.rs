@@ -9,6 +9,7 @@
 pub mod coap;
 pub mod envelope;
 pub mod headers;
+pub mod lines;
 pub mod message;
 pub mod nats;
 pub mod permissions;

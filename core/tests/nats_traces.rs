@@ -44,7 +44,8 @@ impl OneClient {
         let one_of_each = matches.groups.into_iter().filter_map(|group| group.into_iter().next());
         let sids: Vec<_> = matches.plain.into_iter().chain(one_of_each).collect();
         for sid in &sids {
-            let prefix = encode::prefix(message.subject.as_str(), sid);
+            let mut prefix = Vec::new();
+            encode::prefix(&mut prefix, message.subject.as_str(), sid);
             encode::message(&mut self.sent, &prefix, message, self.options.headers);
             let known = self.subscriptions.get_mut(sid).expect("the router's sids are known");
             known.received += 1;

@@ -5,10 +5,14 @@
 //! panics when something does not hold.
 
 mod coap;
+mod coap_client;
+mod lines;
 mod nats;
 mod subject;
 
 pub use coap::{coap_codec, coap_session};
+pub use coap_client::coap_client;
+pub use lines::raw_lines;
 pub use nats::{nats_parser, nats_session};
 pub use subject::subject;
 
@@ -18,9 +22,11 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
 /// a folder in `seeds`.
 pub const TARGETS: &[Target] = &[
+    ("coap_client", coap_client),
     ("coap_codec", coap_codec),
     ("coap_session", coap_session),
     ("nats_parser", nats_parser),
     ("nats_session", nats_session),
+    ("raw_lines", raw_lines),
     ("subject", subject),
 ];

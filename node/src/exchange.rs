@@ -11,6 +11,7 @@ use waymeet_core::Subject;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
 
 use crate::config::Limits;
+use crate::interest::Interest;
 use crate::metrics::Metrics;
 use crate::subscription::Subscription;
 
@@ -20,6 +21,7 @@ pub(crate) struct Exchange {
     generations: Generations,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) interest: Interest,
     draining: AtomicBool,
 }
 
@@ -30,6 +32,7 @@ impl Exchange {
             generations: Generations::default(),
             metrics,
             limits,
+            interest: Interest::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -42,6 +45,7 @@ impl Exchange {
         subscription.set_key(key);
         // Within the lock: a plan that is made right after must not carry the old generation.
         self.generations.advance(filter);
+        self.interest.subscribed(subscription);
         drop(router);
         if subscription.outbox.is_clients() {
             self.metrics.subscribed();
@@ -57,6 +61,7 @@ impl Exchange {
         let mut router = self.router.write();
         router.remove(key);
         self.generations.advance(subscription.filter.as_filter());
+        self.interest.unsubscribed(subscription);
         drop(router);
         if subscription.outbox.is_clients() {
             self.metrics.unsubscribed();

@@ -279,7 +279,7 @@ impl NodeHandle {
     /// Whether the stream listeners have as many connections together as `limits.max_connections` allows.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let streams = [Listener::Nats, Listener::WebSocket, Listener::Http];
+        let streams = [Listener::Nats, Listener::WebSocket, Listener::Http, Listener::Lines];
         let connections: u64 = streams.iter().map(|listener| self.shared.metrics.sessions(*listener)).sum();
         connections >= self.shared.config.limits.max_connections as u64
     }
@@ -392,6 +392,11 @@ impl Mailbox {
         drop(subscriptions);
         shared.exchange.subscribe(&subscription);
         Ok(SubscriptionId(id))
+    }
+
+    /// The number that the mailbox has among the sessions.
+    pub(crate) fn session(&self) -> u64 {
+        self.queue.session()
     }
 
     /// Ends one subscription; what it queued can still be read.

@@ -13,6 +13,7 @@ pub mod datadir;
 mod delivery;
 mod exchange;
 mod handle;
+mod interest;
 pub mod listener;
 mod metrics;
 #[doc(hidden)]
@@ -34,5 +35,6 @@ pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
 pub use node::{Addresses, Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;
-pub use upstream::UpstreamError;
+pub use upstream::coap::CoapUpstreamError;
+pub use upstream::http::UpstreamError;
 pub use worker::{Worker, Workers};

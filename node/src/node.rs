@@ -12,10 +12,12 @@ use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
+use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
+use crate::upstream::http::{Upstream, UpstreamError};
 use crate::worker::Workers;
 
 /// How often a drain looks whether everything is done.
@@ -39,6 +41,9 @@ pub enum StartError {
     /// An `[[http.upstream]]` cannot be used.
     #[error("http.upstream: {0}")]
     Upstream(#[from] UpstreamError),
+    /// A `[[coap.upstream]]` cannot be used.
+    #[error("coap.upstream: {0}")]
+    CoapUpstream(#[from] CoapUpstreamError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -90,6 +95,8 @@ impl NodeBuilder {
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
         listeners.http.address = crate::config::Address::Off;
+        listeners.lines.clear();
+        listeners.datagrams.clear();
         self
     }
 
@@ -126,7 +133,9 @@ impl NodeBuilder {
         let shared = Arc::new(Shared::new(config.clone(), info));
         let handle = NodeHandle { shared: shared.clone() };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
-        let bound = Bound::bind(&config)?;
+        let coap = config.coap.upstream.iter();
+        let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
+        let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -134,6 +143,11 @@ impl NodeBuilder {
         let workers = Arc::new(workers);
         for upstream in upstreams {
             // A node that starts takes every subscription.
+            if let Ok(attached) = upstream.attach(handle.clone()) {
+                workers.next().spawn(attached.serve());
+            }
+        }
+        for upstream in coap {
             if let Ok(attached) = upstream.attach(handle.clone()) {
                 workers.next().spawn(attached.serve());
             }
@@ -260,10 +274,12 @@ struct Bound {
     nats: Option<std::net::TcpListener>,
     coap: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
+    lines: Vec<(std::net::TcpListener, lines::Service)>,
+    datagrams: Vec<(std::net::UdpSocket, datagrams::Service)>,
 }
 
 impl Bound {
-    fn bind(config: &Config) -> Result<Self, StartError> {
+    fn bind(config: &Config, handle: &NodeHandle) -> Result<Self, StartError> {
         let tcp = |listener: Listener, address: crate::config::Address| {
             let Some(address) = address.socket() else { return Ok(None) };
             listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
@@ -276,7 +292,41 @@ impl Bound {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
             http: tcp(Listener::Http, config.listeners.http.address)?,
             coap: udp(Listener::Coap, config.listeners.coap.address)?,
+            lines: Self::bind_lines(config, handle)?,
+            datagrams: Self::bind_datagrams(config, handle)?,
         })
+    }
+
+    fn bind_lines(
+        config: &Config,
+        handle: &NodeHandle,
+    ) -> Result<Vec<(std::net::TcpListener, lines::Service)>, StartError> {
+        let mut bound = Vec::new();
+        for settings in &config.listeners.lines {
+            let Some(address) = settings.address.socket() else { continue };
+            let socket =
+                listener::bind_tcp(address).map_err(|error| bind_error(Listener::Lines, address, error))?;
+            let service =
+                lines::Service::new(settings, handle.clone()).expect("Config::validate has read the subject");
+            bound.push((socket, service));
+        }
+        Ok(bound)
+    }
+
+    fn bind_datagrams(
+        config: &Config,
+        handle: &NodeHandle,
+    ) -> Result<Vec<(std::net::UdpSocket, datagrams::Service)>, StartError> {
+        let mut bound = Vec::new();
+        for settings in &config.listeners.datagrams {
+            let Some(address) = settings.address.socket() else { continue };
+            let socket =
+                datagrams::bind(address).map_err(|error| bind_error(Listener::Datagrams, address, error))?;
+            let service = datagrams::Service::new(settings, handle.clone())
+                .expect("Config::validate has read the subject");
+            bound.push((socket, service));
+        }
+        Ok(bound)
     }
 
     fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
@@ -300,21 +350,32 @@ impl Bound {
             note(Listener::Coap, coap.local_addr());
             workers.next().spawn(coap::serve(coap, handle.clone()));
         }
+        for (socket, service) in self.lines {
+            note(Listener::Lines, socket.local_addr());
+            workers.next().spawn(Arc::new(service).serve(socket, workers.clone()));
+        }
+        for (socket, service) in self.datagrams {
+            note(Listener::Datagrams, socket.local_addr());
+            workers.next().spawn(service.serve(socket));
+        }
     }
 }
 
 fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> StartError {
     let name = listener.as_str();
+    let setting = match listener {
+        // There may be several of these, so that they have no flag.
+        Listener::Lines | Listener::Datagrams => format!("address in [[listeners.{name}]]"),
+        _ => format!("--{name} ADDR"),
+    };
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!(
-                ". Another program has this port: choose another with --{name} ADDR, port 0 for a free one"
-            )
+            format!(". Another program has this port: choose another with {setting}, port 0 for a free one")
         }
         io::ErrorKind::PermissionDenied => {
-            format!(". Ports below 1024 need a privilege: choose another with --{name} ADDR")
+            format!(". Ports below 1024 need a privilege: choose another with {setting}")
         }
-        io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see --{name} ADDR"),
+        io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see {setting}"),
         _ => String::new(),
     };
     StartError::Bind { listener: name, address, error, advice }

@@ -16,7 +16,11 @@ use crate::shell;
 const DEBIAN: &[(&[&str], &str, &[&str])] = &[
     (&["curl"], "curl", &["curl-post-sse", "curl-put-ndjson"]),
     (&["coap-client-notls", "coap-client", "coap-client-openssl"], "libcoap3-bin", &["coap-client"]),
+    (&["coap-server-notls", "coap-server", "coap-server-openssl"], "libcoap3-bin", &["coap-server"]),
     (&["chromium"], "chromium", &["ws-browser"]),
+    (&["nc"], "netcat-openbsd", &["nc"]),
+    (&["logger"], "bsdutils", &["logger"]),
+    (&["javac"], "default-jdk-headless", &["java"]),
 ];
 
 /// What the suites run with.

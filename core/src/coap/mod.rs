@@ -4,6 +4,7 @@
 //! Owns everything between a datagram and a message. It must not open sockets, read a clock or route:
 //! the listener hands datagrams and the time in, and an [`Upstream`] takes the messages out.
 
+pub mod client;
 mod code;
 pub mod codec;
 pub mod content_format;

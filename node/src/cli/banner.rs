@@ -16,11 +16,23 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
 }
 
+/// A raw listener.
+pub struct Raw {
+    /// `lines` or `datagrams`.
+    pub listener: &'static str,
+    pub address: SocketAddr,
+    /// `request` or `publish`.
+    pub mode: &'static str,
+    pub subject: String,
+}
+
 /// The banner, ready to be printed.
 pub struct Banner<'a> {
     /// The node's name.
     pub name: &'a str,
     pub addresses: Addresses,
+    /// As the configuration has them.
+    pub raw: Vec<Raw>,
     pub data_dir: &'a Path,
     /// How this program is called from a shell.
     pub program: &'a str,
@@ -39,6 +51,10 @@ impl fmt::Display for Banner<'_> {
                 Some(address) => writeln!(f, "  {name:<9}{scheme}://{address}{path}")?,
                 None => writeln!(f, "  {name:<9}off")?,
             }
+        }
+        for Raw { listener, address, mode, subject } in &self.raw {
+            let scheme = if *listener == "lines" { "tcp" } else { "udp" };
+            writeln!(f, "  {listener:<8} {scheme}://{address} ({mode} {subject})")?;
         }
         if let Some(address) = http {
             writeln!(f, "  console  http://{}/", reachable(address))?;
@@ -114,8 +130,15 @@ mod tests {
     use super::*;
 
     fn printed(addresses: Addresses) -> String {
-        Banner { name: "n", addresses, data_dir: Path::new("./d"), program: "waymeet", anonymous: false }
-            .to_string()
+        let raw = |listener, port| Raw {
+            listener,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            mode: "request",
+            subject: "legacy.x".to_owned(),
+        };
+        let raw = vec![raw("lines", 1_234), raw("datagrams", 9_876)];
+        let data_dir = Path::new("./d");
+        Banner { name: "n", addresses, raw, data_dir, program: "waymeet", anonymous: false }.to_string()
     }
 
     #[test]
@@ -129,6 +152,8 @@ mod tests {
             "  NATS     nats://127.0.0.1:4222\n",
             "  CoAP     coap://127.0.0.1:40001\n",
             "  HTTP     http://0.0.0.0:40002/\n",
+            "  lines    tcp://127.0.0.1:1234 (request legacy.x)\n",
+            "  datagrams udp://127.0.0.1:9876 (request legacy.x)\n",
             "  console  http://127.0.0.1:40002/\n",
             "  waymeet sub 'demo.>'\n",
             "  curl -d hello http://127.0.0.1:40002/pub/demo.greeting\n",

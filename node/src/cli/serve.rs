@@ -5,13 +5,13 @@
 
 use std::io::Write as _;
 
-use waymeet::Node;
-use waymeet::config::Config;
+use waymeet::config::{Address, Config, RawMode};
 use waymeet::datadir::DataDir;
+use waymeet::{Listener, Node};
 
 use super::Failure;
 use super::args::ServeArgs;
-use super::banner::{Addresses, Banner, program};
+use super::banner::{Addresses, Banner, Raw, program};
 use crate::log::{self, LogControl};
 
 /// What the process is asked for from outside.
@@ -61,6 +61,7 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
     let banner = Banner {
         name: node.name(),
         addresses: Addresses { nats: addresses.nats, coap: addresses.coap, http: addresses.http },
+        raw: raw_listeners(node, config),
         data_dir: &config.node.data_dir,
         program: &program(),
         anonymous: config.auth.anonymous,
@@ -68,6 +69,28 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{banner}")?;
     out.flush()
+}
+
+/// The raw listeners with their real ports. The node names the addresses in the order of the configuration.
+fn raw_listeners(node: &Node, config: &Config) -> Vec<Raw> {
+    let bound = node.handle().addresses();
+    let with_addresses = |listener: Listener, settings: Vec<(&Address, RawMode, &String)>| {
+        let addresses = bound.iter().filter(|(l, _)| *l == listener).map(|(_, address)| *address);
+        let settings = settings.into_iter().filter(|(address, ..)| address.socket().is_some());
+        let raw = |(address, (_, mode, subject)): (_, (_, RawMode, &String))| Raw {
+            listener: listener.as_str(),
+            address,
+            mode: mode.as_str(),
+            subject: subject.clone(),
+        };
+        addresses.zip(settings).map(raw).collect::<Vec<_>>()
+    };
+    let listeners = &config.listeners;
+    let lines = listeners.lines.iter().map(|l| (&l.address, l.mode, &l.subject)).collect();
+    let datagrams = listeners.datagrams.iter().map(|d| (&d.address, d.mode, &d.subject)).collect();
+    let mut raw = with_addresses(Listener::Lines, lines);
+    raw.extend(with_addresses(Listener::Datagrams, datagrams));
+    raw
 }
 
 /// Takes over what can change while the node runs, and names what cannot. A configuration that is wrong

@@ -12,8 +12,10 @@ mod effective;
 mod layers;
 mod limits;
 mod problem;
+mod raw;
 mod reader;
 mod sections;
+mod upstream;
 mod validate;
 mod value;
 
@@ -27,11 +29,12 @@ use serde::{Deserialize, Serialize};
 pub use layers::{FlagSetting, FlagValue, Layers, Origin};
 pub use limits::{CoapLimits, HttpLimits, Limits};
 pub use problem::{ConfigError, Problem};
+pub use raw::{DatagramListener, LineListener, RawMode};
 pub use sections::{
-    AllowResponses, Auth, Coap, CoapListener, CoapUpstream, DatagramListener, Dtls, Http, HttpListener,
-    HttpUpstream, LineListener, Listeners, Log, LogFormat, LogLevel, Mesh, NatsListener, NodeSection,
-    Permissions, RawMode, Telemetry, Tls, TlsMode, User,
+    AllowResponses, Auth, CoapListener, Dtls, HttpListener, Listeners, Log, LogFormat, LogLevel, Mesh,
+    NatsListener, NodeSection, Permissions, Telemetry, Tls, TlsMode, User,
 };
+pub use upstream::{Coap, CoapUpstream, Http, HttpUpstream};
 pub use value::{Address, AddressError, DurationError, Secret, format_duration, parse_duration};
 
 /// A node's whole configuration. `Config::default()` is what a node without any configuration uses.

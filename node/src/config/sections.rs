@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::raw::{DatagramListener, LineListener};
 use super::value::{Address, Secret, duration};
 
 /// An address of this machine only: what every listener has unless it is told otherwise.
@@ -112,38 +113,6 @@ impl Default for HttpListener {
             tls: None,
         }
     }
-}
-
-/// What becomes of a line or a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RawMode {
-    /// It is published; nothing comes back.
-    Publish,
-    /// It is a request; the reply comes back.
-    Request,
-}
-
-/// `[[listeners.lines]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineListener {
-    /// Where it listens. Required.
-    pub address: Address,
-    /// The subject of every message. Required.
-    pub subject: String,
-    /// Required.
-    pub mode: RawMode,
-}
-
-/// `[[listeners.datagrams]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatagramListener {
-    /// Where it listens. Required.
-    pub address: Address,
-    /// The subject of every message. Required.
-    pub subject: String,
-    /// Required.
-    pub mode: RawMode,
 }
 
 /// When a connection must be encrypted.
@@ -334,55 +303,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// `[http]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Http {
-    /// `[[http.upstream]]`: HTTP services that answer requests without knowing of the node. Default: none.
-    pub upstream: Vec<HttpUpstream>,
-}
-
-/// `[[http.upstream]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HttpUpstream {
-    /// Requests on subjects that match this filter go to the service; the tokens that its wildcards stand for
-    /// become the path. Required.
-    pub subject: String,
-    /// Where the service is, `http://host:port/path/`. Required.
-    pub url: String,
-    /// How long the service may take to answer. Default 30 s.
-    #[serde(with = "duration", default = "HttpUpstream::default_timeout")]
-    pub timeout: Duration,
-    /// Requests to the service at once; more are answered 503. Default 256.
-    #[serde(default = "HttpUpstream::default_max_in_flight")]
-    pub max_in_flight: usize,
-}
-
-impl HttpUpstream {
-    fn default_timeout() -> Duration {
-        Duration::from_secs(30)
-    }
-
-    fn default_max_in_flight() -> usize {
-        256
-    }
-}
-
-/// `[coap]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Coap {
-    /// `[[coap.upstream]]`: CoAP servers that answer requests. Default: none.
-    pub upstream: Vec<CoapUpstream>,
-}
-
-/// `[[coap.upstream]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CoapUpstream {
-    /// Requests on subjects that match this filter go to the server. Required.
-    pub subject: String,
-    /// Where the server is, `coap://host:port/path/`. Required.
-    pub url: String,
 }

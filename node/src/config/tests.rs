@@ -227,14 +227,6 @@ fn what_is_not_built_yet_says_so() {
         (format!("[listeners.nats.{tls}"), "[listeners.nats.tls] is not built yet"),
         (format!("[listeners.http.{tls}"), "[listeners.http.tls] is not built yet"),
         ("[listeners.coap.dtls]".to_owned(), "[listeners.coap.dtls] is not built yet"),
-        (
-            "[[listeners.lines]]\naddress = '127.0.0.1:1'\nsubject = 'a'\nmode = 'request'".to_owned(),
-            "[listeners.lines] is not built yet",
-        ),
-        (
-            "[[coap.upstream]]\nsubject = 'a'\nurl = 'coap://127.0.0.1/'".to_owned(),
-            "[coap.upstream] is not built yet",
-        ),
     ];
     for (text, expected) in table {
         let errors = errors(&text);
@@ -271,6 +263,66 @@ fn texts_with_a_grammar_are_checked() {
         );
     }
     assert!(errors("node.name = 'a b'").contains("node.name"));
+}
+
+#[test]
+fn raw_listeners_are_written_as_tables() {
+    let lines = |more: &str| {
+        format!(
+            "[[listeners.lines]]\naddress = '127.0.0.1:1'\nsubject = 'a.{{peer}}'\nmode = 'publish'\n{more}"
+        )
+    };
+    let config = toml(&lines("")).unwrap();
+    let one = &config.listeners.lines[0];
+    assert_eq!((one.max_line_bytes, one.max_in_flight), (65_536, 64));
+    assert_eq!((one.timeout, one.idle_timeout), (Duration::from_secs(5), Duration::from_secs(3_600)));
+    assert_eq!(toml(&config.to_toml().unwrap()).unwrap(), config);
+    let from_variable = Config::load(&variables(&[(
+        "WAYMEET_LISTENERS__DATAGRAMS",
+        r#"[{ address = "127.0.0.1:9", subject = "b", mode = "request", timeout = "2s" }]"#,
+    )]));
+    assert_eq!(from_variable.unwrap().listeners.datagrams[0].timeout, Duration::from_secs(2));
+    for (more, place) in [
+        ("max_line_bytes = 0", "listeners.lines[0].max_line_bytes: 0 would"),
+        ("idle_timeout = '0s'", "listeners.lines[0].idle_timeout: 0 would"),
+        ("max_line_byte = 3", "did you mean listeners.lines[0].max_line_bytes?"),
+    ] {
+        assert!(errors(&lines(more)).contains(place), "{}", errors(&lines(more)));
+    }
+    let datagrams = "[[listeners.datagrams]]\naddress = '127.0.0.1:1'\nsubject = 'a'\n";
+    assert!(errors(datagrams).contains("listeners.datagrams[0]: the key `mode` is missing"));
+    assert!(errors(&format!("{datagrams}mode = 'ask'")).contains("expected one of publish, request"));
+    let elsewhere = lines("").replace("127.0.0.1", "0.0.0.0").replace("{peer}", "{pear}");
+    let errors = errors(&elsewhere);
+    assert!(errors.contains("listeners.lines[0].address: ") && errors.contains("--anonymous"), "{errors}");
+    assert!(errors.contains("listeners.lines[0].subject: in braces only {peer}"), "{errors}");
+}
+
+#[test]
+fn the_example_can_be_used() {
+    let config = toml(include_str!("../../../docs/examples/gateway.toml")).unwrap();
+    assert_eq!((config.listeners.lines.len(), config.listeners.datagrams.len()), (2, 2));
+    assert_eq!(config.coap.upstream[0].always_observe, ["plant.alarm"]);
+}
+
+#[test]
+fn coap_upstreams_are_checked() {
+    let upstream = |more: &str| format!("[[coap.upstream]]\nsubject = 'plant.>'\n{more}");
+    let config = toml(&upstream("uri = 'coap://127.0.0.1:5700/'")).unwrap();
+    let one = &config.coap.upstream[0];
+    assert_eq!((one.timeout, one.nstart, one.observe), (Duration::from_secs(93), 1, true));
+    for (more, place) in [
+        ("url = 'coap://h/'", "did you mean coap.upstream[0].uri?"),
+        ("uri = 'coaps://h/'", ":3: coap.upstream[0].uri: expected a URI such as coap://"),
+        (
+            "uri = 'coap://h/'\nalways_observe = ['plant.*']",
+            "coap.upstream[0].always_observe: \"plant.*\" is no",
+        ),
+        ("uri = 'coap://h/'\nalways_observe = ['other']", "coap.upstream[0].always_observe: \"other\" is no"),
+        ("uri = 'coap://h/'\nnstart = 0", "coap.upstream[0].nstart: 0 would"),
+    ] {
+        assert!(errors(&upstream(more)).contains(place), "{}", errors(&upstream(more)));
+    }
 }
 
 #[test]

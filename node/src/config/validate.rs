@@ -5,13 +5,15 @@
 
 use std::time::Duration;
 
-use waymeet_core::{Filter, Subject};
+use waymeet_core::Filter;
 
 use super::problem::Problem;
 use super::value::Address;
 use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
 use crate::listener::http;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::listener::raw::SubjectTemplate;
+use crate::upstream::coap::{self, CoapUpstreamError};
+use crate::upstream::http::{Upstream, UpstreamError};
 
 impl Config {
     /// Everything that is wrong with the configuration; empty when it can be used. A configuration that
@@ -22,6 +24,7 @@ impl Config {
         check_name(self, &mut problems);
         check_reach(self, &mut problems);
         check_limits(&self.limits, &mut problems);
+        check_raw(self, &mut problems);
         check_texts(self, &mut problems);
         check_built(self, &mut problems);
         problems
@@ -38,10 +41,15 @@ fn check_name(config: &Config, problems: &mut Vec<Problem>) {
 
 /// Design, section 9: without users, other machines are let in only by somebody who says so.
 fn check_reach(config: &Config, problems: &mut Vec<Problem>) {
-    if config.auth.anonymous || !config.auth.users.is_empty() {
+    if config.auth.anonymous {
         return;
     }
-    for (key, address) in client_addresses(&config.listeners) {
+    // Who speaks no protocol has no credentials either, whatever users there are.
+    let mut open = raw_addresses(&config.listeners);
+    if config.auth.users.is_empty() {
+        open.extend(client_addresses(&config.listeners));
+    }
+    for (key, address) in open {
         if !address.is_local() {
             let text = format!(
                 "{address} can be reached from other machines, and without [auth] anybody there could publish and \
@@ -62,6 +70,11 @@ fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
     if let Some(dtls) = &listeners.coap.dtls {
         addresses.push(("listeners.coap.dtls.address".to_owned(), dtls.address));
     }
+    addresses
+}
+
+fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
+    let mut addresses = Vec::new();
     for (index, lines) in listeners.lines.iter().enumerate() {
         addresses.push((format!("listeners.lines[{index}].address"), lines.address));
     }
@@ -70,6 +83,10 @@ fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
     }
     addresses
 }
+
+/// What is wrong with a limit of 0.
+const ZERO_LIMIT: &str =
+    "0 would let nothing through, and no limit can be switched off; to lift one, choose a large value";
 
 fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     let numbers = [
@@ -105,8 +122,7 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     let zero_durations =
         durations.into_iter().filter(|(_, time)| *time == Duration::ZERO).map(|(key, _)| key);
     for key in zero_numbers.chain(zero_durations) {
-        let text = "0 would let nothing through, and no limit can be switched off; to lift one, choose a large value";
-        problems.push(Problem::of_key(format!("limits.{key}"), text));
+        problems.push(Problem::of_key(format!("limits.{key}"), ZERO_LIMIT));
     }
     for (key, bytes) in [("outbox_bytes", limits.outbox_bytes), ("queue_bytes", limits.queue_bytes)] {
         if bytes < limits.max_payload_bytes {
@@ -123,26 +139,63 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     }
 }
 
+/// The limits of raw listeners and of CoAP upstreams, which stand beside their addresses.
+fn check_raw(config: &Config, problems: &mut Vec<Problem>) {
+    let mut check = |list: &str, index: usize, limits: &[(&str, bool)]| {
+        for (key, _) in limits.iter().filter(|(_, is_zero)| *is_zero) {
+            problems.push(Problem::of_key(format!("{list}[{index}].{key}"), ZERO_LIMIT));
+        }
+    };
+    for (index, lines) in config.listeners.lines.iter().enumerate() {
+        let limits = [
+            ("max_line_bytes", lines.max_line_bytes == 0),
+            ("max_in_flight", lines.max_in_flight == 0),
+            ("timeout", lines.timeout.is_zero()),
+            ("idle_timeout", lines.idle_timeout.is_zero()),
+        ];
+        check("listeners.lines", index, &limits);
+    }
+    for (index, datagrams) in config.listeners.datagrams.iter().enumerate() {
+        let limits =
+            [("max_in_flight", datagrams.max_in_flight == 0), ("timeout", datagrams.timeout.is_zero())];
+        check("listeners.datagrams", index, &limits);
+    }
+    for (index, upstream) in config.coap.upstream.iter().enumerate() {
+        let limits = [
+            ("max_in_flight", upstream.max_in_flight == 0),
+            ("max_observations", upstream.max_observations == 0),
+            ("nstart", upstream.nstart == 0),
+            ("timeout", upstream.timeout.is_zero()),
+        ];
+        check("coap.upstream", index, &limits);
+    }
+}
+
 /// Subjects, filters, URLs and origins: texts with a grammar of their own.
 fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     let mut check = |key: String, error: Option<String>| {
         problems.extend(error.map(|text| Problem::of_key(key, text)));
     };
     let filter = |text: &str| Filter::new(text).err().map(|error| error.to_string());
-    let subject = |text: &str| Subject::new(text).err().map(|error| error.to_string());
     for (index, upstream) in config.http.upstream.iter().enumerate() {
         check(format!("http.upstream[{index}].subject"), filter(&upstream.subject));
         check(format!("http.upstream[{index}].url"), upstream_error(upstream));
     }
     for (index, upstream) in config.coap.upstream.iter().enumerate() {
-        check(format!("coap.upstream[{index}].subject"), filter(&upstream.subject));
-        check(format!("coap.upstream[{index}].url"), coap_url_error(&upstream.url));
+        let (key, text) = match coap::Upstream::new(upstream) {
+            Ok(_) => continue,
+            Err(error @ CoapUpstreamError::Subject(_)) => ("subject", error.to_string()),
+            Err(error @ CoapUpstreamError::Uri) => ("uri", error.to_string()),
+            Err(error @ CoapUpstreamError::Observed(_)) => ("always_observe", error.to_string()),
+        };
+        check(format!("coap.upstream[{index}].{key}"), Some(text));
     }
+    let template = |text: &str| SubjectTemplate::parse(text).err().map(|error| error.to_string());
     for (index, lines) in config.listeners.lines.iter().enumerate() {
-        check(format!("listeners.lines[{index}].subject"), subject(&lines.subject));
+        check(format!("listeners.lines[{index}].subject"), template(&lines.subject));
     }
     for (index, datagrams) in config.listeners.datagrams.iter().enumerate() {
-        check(format!("listeners.datagrams[{index}].subject"), subject(&datagrams.subject));
+        check(format!("listeners.datagrams[{index}].subject"), template(&datagrams.subject));
     }
     for (index, origin) in config.listeners.http.allowed_origins.iter().enumerate() {
         check(format!("listeners.http.allowed_origins[{index}]"), origin_error(origin));
@@ -167,16 +220,6 @@ fn upstream_error(upstream: &HttpUpstream) -> Option<String> {
     (!matches!(error, UpstreamError::Subject(_))).then(|| error.to_string())
 }
 
-fn coap_url_error(url: &str) -> Option<String> {
-    let host = url.strip_prefix("coap://").and_then(|rest| rest.split(['/', '?', '#']).next());
-    if host.is_some_and(|host| !host.is_empty())
-        && !url.contains(|c: char| c.is_whitespace() || c.is_control())
-    {
-        return None;
-    }
-    Some("expected a URL such as coap://127.0.0.1:5683/path/".to_owned())
-}
-
 /// RFC 6454, section 6.2: scheme, host and port, and nothing behind them.
 fn origin_error(origin: &str) -> Option<String> {
     let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -197,9 +240,6 @@ fn check_built(config: &Config, problems: &mut Vec<Problem>) {
         ("listeners.nats.tls", tls(&listeners.nats.tls)),
         ("listeners.http.tls", tls(&listeners.http.tls)),
         ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
-        ("listeners.lines", !listeners.lines.is_empty()),
-        ("listeners.datagrams", !listeners.datagrams.is_empty()),
-        ("coap.upstream", !config.coap.upstream.is_empty()),
     ];
     for (key, used) in unbuilt {
         if used {

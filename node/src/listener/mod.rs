@@ -6,6 +6,7 @@
 pub(crate) mod coap;
 pub(crate) mod http;
 pub mod nats;
+pub(crate) mod raw;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -88,7 +88,10 @@ impl Replies {
         };
         let taken = sender.send(delivery.clone()).is_ok();
         if taken {
-            self.metrics.delivered(listener, 1, bytes);
+            // A reply may be too large for a datagram; its listener counts what became of it.
+            if listener != Listener::Datagrams {
+                self.metrics.delivered(listener, 1, bytes);
+            }
         } else {
             self.metrics.dropped(listener, DropReason::SubscriberGone, 1);
         }

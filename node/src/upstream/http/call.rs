@@ -11,16 +11,15 @@ use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::http::response;
 use hyper::http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_util::client::legacy::Error as ClientError;
+use waymeet_core::Message;
 use waymeet_core::subject::{Filter, Subject, SubjectError};
-use waymeet_core::{HeaderMap, Message};
 
+use crate::listener::http::METHOD_HEADER;
 use crate::listener::http::crossing;
-use crate::listener::http::{ERROR_CODE_HEADER, METHOD_HEADER};
+use crate::upstream::{Reply, push_error};
 
-/// The text beside the code of a service's error (NATS ADR-32).
-const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The methods that a message may name. CONNECT would make a tunnel of the service and TRACE repeats headers.
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -124,17 +123,14 @@ fn percent_encode(token: &str, out: &mut String) {
 pub(super) fn request(base: &Base, message: &Message<'_>) -> Result<Request<()>, Reply> {
     let method = match message.headers.get(METHOD_HEADER) {
         Some(name) => METHODS.iter().find(|method| method.as_str() == name).cloned().ok_or_else(|| {
-            Reply::fault(
-                StatusCode::BAD_REQUEST,
-                format!("{METHOD_HEADER} names no method that can be called"),
-            )
+            Reply::fault(400, format!("{METHOD_HEADER} names no method that can be called"))
         })?,
         None if message.payload.is_empty() => Method::GET,
         None => Method::POST,
     };
-    let uri = base.uri(message.subject).ok_or_else(|| {
-        Reply::fault(StatusCode::BAD_REQUEST, "the subject is too long for a URL".to_owned())
-    })?;
+    let uri = base
+        .uri(message.subject)
+        .ok_or_else(|| Reply::fault(400, "the subject is too long for a URL".to_owned()))?;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -148,21 +144,13 @@ pub(super) fn request(base: &Base, message: &Message<'_>) -> Result<Request<()>,
     Ok(request)
 }
 
-/// What goes back to whoever asked.
-#[derive(Debug, Default)]
-pub(super) struct Reply {
-    pub(super) headers: HeaderMap,
-    pub(super) payload: Bytes,
-    /// What went wrong on the way, for the log. A service that answers with an error did not go wrong.
-    pub(super) fault: Option<String>,
-}
-
 impl Reply {
     /// The service's answer. A status outside 200 to 299 becomes a service error.
     pub(super) fn from_response(head: &response::Parts, payload: Bytes) -> Self {
         let mut headers = crossing::to_message(&head.headers);
         if !head.status.is_success() {
-            push_error(&mut headers, head.status, head.status.canonical_reason().unwrap_or("HTTP error"));
+            let text = head.status.canonical_reason().unwrap_or("HTTP error");
+            push_error(&mut headers, head.status.as_u16(), text);
         }
         Self { headers, payload, fault: None }
     }
@@ -173,35 +161,16 @@ impl Reply {
         } else {
             format!("the service at {} broke off: {}", base.name(), innermost(error))
         };
-        Self::fault(StatusCode::BAD_GATEWAY, text)
+        Self::fault(502, text)
     }
 
     pub(super) fn bad_gateway(base: &Base, detail: &str) -> Self {
-        Self::fault(StatusCode::BAD_GATEWAY, format!("the service at {}: {detail}", base.name()))
+        Self::fault(502, format!("the service at {}: {detail}", base.name()))
     }
 
     pub(super) fn timeout(base: &Base, timeout: Duration) -> Self {
-        let text = format!("the service at {} did not answer within {timeout:?}", base.name());
-        Self::fault(StatusCode::GATEWAY_TIMEOUT, text)
+        Self::fault(504, format!("the service at {} did not answer within {timeout:?}", base.name()))
     }
-
-    pub(super) fn busy(limit: usize) -> Self {
-        let text = format!("{limit} calls of the service are under way, which is the limit");
-        Self::fault(StatusCode::SERVICE_UNAVAILABLE, text)
-    }
-
-    fn fault(status: StatusCode, text: String) -> Self {
-        let mut headers = HeaderMap::new();
-        push_error(&mut headers, status, &text);
-        Self { headers, payload: Bytes::new(), fault: Some(text) }
-    }
-}
-
-fn push_error(headers: &mut HeaderMap, status: StatusCode, text: &str) {
-    // Neither can fail: the names are tokens, and the texts of errors are made printable.
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let _ = headers.push(ERROR_CODE_HEADER, status.as_str());
-    let _ = headers.push(ERROR_HEADER, &text);
 }
 
 /// The last cause, which says the most: `Connection refused`.
@@ -216,6 +185,8 @@ fn innermost(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::http::ERROR_CODE_HEADER;
+    use crate::upstream::ERROR_HEADER;
     use waymeet_core::Headers;
 
     fn base(url: &str, filter: &str) -> Base {
