@@ -20,6 +20,14 @@ use crate::message::Message;
 impl<A: Copy + Eq + Hash> Session<A> {
     pub(super) fn dispatch(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
         let code = call.request.code;
+        // RFC 7252, section 5.10.8: a verb holds no representation that a condition could match, and what is shown of
+        // the node is always there.
+        let is_verb = matches!(call.request.verb(), b"pub" | b"req" | b"sub");
+        let fails = if is_verb { call.request.if_match } else { call.request.if_none_match };
+        if fails {
+            let failure = Failure::new(Code::PRECONDITION_FAILED, "the condition does not hold");
+            return self.fail(now, call, &failure);
+        }
         match (call.request.verb(), code) {
             (b"pub", Code::POST | Code::PUT) => self.publish(now, call, upstream),
             (b"req", Code::POST | Code::GET) if is_later_block(call) => self.later_block(now, call),
