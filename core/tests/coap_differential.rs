@@ -157,9 +157,17 @@ fn explain_coap_lite(message: &[u8], theirs: Option<&str>) -> Option<&'static st
 /// Why libcoap may see another message than we do.
 fn explain_libcoap(message: &[u8], theirs: Option<&str>) -> Option<&'static str> {
     match (codec::parse(message), theirs) {
+        (Ok(message), None) if matches!(message.code.class(), 1 | 6 | 7) => {
+            Some("sections 4.2 and 4.3: a reserved class is well-formed, and rejected by our session instead")
+        }
         (Ok(message), None) if message.options.iter().any(|option| !has_registered_length(&option)) => Some(
             "section 5.4.3: a length that is not allowed makes an option unrecognised, not the message malformed",
         ),
+        (Ok(message), None)
+            if message.options.iter().any(|option| option.number == 15 && option.value.is_empty()) =>
+        {
+            Some("section 5.10, table 4: a Uri-Query may be empty; libcoap 4.3.1 wants a byte in it")
+        }
         _ => None,
     }
 }
@@ -241,7 +249,7 @@ fn libcoap_agrees_or_is_explained() {
     // Both pipes are bounded: what is written and what is read must not wait for each other.
     let writer = std::thread::spawn(move || input.write_all(&encoded));
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let mut explained = 0;
+    let (mut explained, mut unexplained) = (0, Vec::new());
     let mut compared = 0;
     for (message, line) in messages.iter().zip(lines) {
         let line = line.expect("it writes ASCII");
@@ -249,13 +257,18 @@ fn libcoap_agrees_or_is_explained() {
         let mine = codec::parse(message).ok().map(|message| ours(&message));
         compared += 1;
         if mine != theirs {
-            let why = explain_libcoap(message, theirs.as_deref());
-            assert!(why.is_some(), "{message:02x?}\n  ours:    {mine:?}\n  libcoap: {theirs:?}");
-            explained += 1;
+            match explain_libcoap(message, theirs.as_deref()) {
+                Some(_) => explained += 1,
+                None => {
+                    unexplained.push(format!("{message:02x?}\n  ours:    {mine:?}\n  libcoap: {theirs:?}"))
+                }
+            }
         }
     }
     writer.join().expect("writing does not panic").expect("it reads everything");
     assert!(child.wait().is_ok_and(|status| status.success()) && compared == MESSAGES, "{compared} compared");
+    unexplained.truncate(10);
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
     println!("libcoap: {explained} of {MESSAGES} explained by the RFC");
     assert!(explained < MESSAGES / 4, "most messages are the same to both");
 }
