@@ -5,6 +5,7 @@ Owns the message format, once more and by itself. It must not decide what an ans
 
 import asyncio
 import itertools
+import random
 from dataclasses import dataclass, field
 
 from . import PATIENCE_S
@@ -103,7 +104,9 @@ class RawCoap(asyncio.DatagramProtocol):
     def __init__(self):
         self.received = asyncio.Queue()
         self.acknowledges = True
-        self._ids = itertools.count(1)
+        # A port may have been somebody else's a moment ago, whose messages the node still remembers.
+        self._ids = itertools.count(random.randrange(1 << 15))
+        self._prefix = random.randbytes(3)
 
     @classmethod
     async def open(cls, url):
@@ -122,12 +125,12 @@ class RawCoap(asyncio.DatagramProtocol):
         self.received.put_nowait(message)
 
     def request(self, code, uri, kind=CON, token=None, options=(), payload=b""):
-        """A request on a path and query; its token is its message id unless it is given."""
+        """A request on a path and query; its token is its own unless it is given."""
         message_id = next(self._ids)
         path, _, query = uri.partition("?")
         found = [(URI_PATH, segment.encode()) for segment in path.split("/")[1:] if segment]
         found += [(URI_QUERY, part.encode()) for part in query.split("&") if part]
-        token = message_id.to_bytes(2, "big") if token is None else token
+        token = self._prefix + message_id.to_bytes(2, "big") if token is None else token
         return Message(kind, code, message_id, token, found + list(options), payload)
 
     def send(self, message):
