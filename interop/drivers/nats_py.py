@@ -37,7 +37,7 @@ class NatsPy(Driver):
     async def subscribe(self, subject_filter, queue=None):
         async def stop():
             await taken.unsubscribe()
-            await self.client.flush(PATIENCE_S)
+            await self._settle()
 
         subscription = Subscription(stop)
 
@@ -45,8 +45,14 @@ class NatsPy(Driver):
             subscription.put(_received(message))
 
         taken = await self.client.subscribe(subject_filter, queue=queue or "", cb=on_message)
-        await self.client.flush(PATIENCE_S)
+        await self._settle()
         return subscription
+
+    async def _settle(self):
+        """Returns when the server has taken what was said. nats-py writes its PING before the commands that wait to
+        be written; a second one is behind them."""
+        await self.client.flush(PATIENCE_S)
+        await self.client.flush(PATIENCE_S)
 
     async def request(self, subject, payload, headers=None, timeout_s=PATIENCE_S):
         try:
@@ -75,5 +81,5 @@ class NatsPy(Driver):
 
         name = "e" + str(abs(hash(subject_filter)))
         await service.add_endpoint(name=name, subject=subject_filter, handler=on_request)
-        await self.client.flush(PATIENCE_S)
+        await self._settle()
         return service

@@ -231,6 +231,27 @@ async fn draining_ends_observations_with_5_03() {
     assert_eq!((reply.code().as_str(), reply.uint(number::OBSERVE)), ("5.03", None));
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_vanished_observer_is_noticed_at_its_first_notification() {
+    let node = start().await;
+    let mut here = Client::new(&node).await;
+    here.ask(Code::GET, "/sub/a", &[(number::OBSERVE, 0)], b"").await;
+    let mut gone = Client::new(&node).await;
+    gone.send(Type::NonConfirmable, Code::GET, "/sub/a", &[(number::OBSERVE, 0)], b"").await;
+    gone.receive().await;
+    let handle = node.handle();
+    until("both observe", || handle.metrics().sessions(Listener::Coap) == 2).await;
+    drop(gone);
+    publish(&handle, "a", b"1");
+    // The network says that nobody listens there (RFC 7252, section 4.2): nothing needs to time out.
+    until("one is left", || handle.metrics().sessions(Listener::Coap) == 1).await;
+    let notification = here.receive().await;
+    assert_eq!(notification.payload(), b"1", "the other one is not disturbed");
+    here.empty(Type::Acknowledgement, notification.message_id()).await;
+    node.drain().await;
+}
+
 #[tokio::test]
 async fn the_node_shows_itself() {
     let node = start().await;

@@ -42,6 +42,8 @@ impl Code {
     pub const NOT_ACCEPTABLE: Code = Code::new(4, 6);
     /// 4.08 (RFC 7959, section 2.9.2)
     pub const REQUEST_ENTITY_INCOMPLETE: Code = Code::new(4, 8);
+    /// 4.12
+    pub const PRECONDITION_FAILED: Code = Code::new(4, 12);
     /// 4.13 (RFC 7252, section 5.9.2.9, and RFC 7959, section 2.9.3)
     pub const REQUEST_ENTITY_TOO_LARGE: Code = Code::new(4, 13);
     /// 4.29 (RFC 8516)

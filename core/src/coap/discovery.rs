@@ -3,10 +3,15 @@
 //! Owns the list of resources and the filtering of section 4.1. It must not look at the node's state; the
 //! list is the resource space itself.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 /// Where the list is.
-pub(super) const PATH: &str = ".well-known/core";
+pub(super) const PATH: [&[u8]; 2] = [b".well-known", b"core"];
+
+/// The whole list, which most clients ask for: written once.
+static ALL: LazyLock<Vec<u8>> = LazyLock::new(|| filtered(std::iter::empty()));
 
 struct Link {
     path: &'static str,
@@ -52,7 +57,14 @@ const fn link(
 
 /// The list in link format, without the links that a `name=value` query rules out. Several queries must all
 /// hold; one that is not `name=value` rules nothing out.
-pub(super) fn links<'a>(queries: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+pub(super) fn links<'a>(queries: impl Iterator<Item = &'a [u8]> + Clone) -> Cow<'static, [u8]> {
+    if queries.clone().next().is_none() {
+        return Cow::Borrowed(ALL.as_slice());
+    }
+    filtered(queries).into()
+}
+
+fn filtered<'a>(queries: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
     let mut out = String::new();
     for link in LINKS {
         let wanted = queries.clone().all(|query| {
@@ -115,7 +127,7 @@ mod tests {
     use super::*;
 
     fn list(queries: &[&str]) -> Vec<String> {
-        let text = String::from_utf8(links(queries.iter().map(|q| q.as_bytes()))).unwrap();
+        let text = String::from_utf8(links(queries.iter().map(|q| q.as_bytes())).into_owned()).unwrap();
         text.split(",<")
             .filter(|l| !l.is_empty())
             .map(|l| l.split_once('>').unwrap().0.replace('<', ""))
@@ -124,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_list_is_in_link_format() {
-        let text = String::from_utf8(links([].into_iter())).unwrap();
+        let text = String::from_utf8(links([].into_iter()).into_owned()).unwrap();
         assert!(
             text.starts_with(
                 "</.well-known/core>;title=\"What there is\";ct=40,</pub>;rt=\"waymeet.publish\""

@@ -6,9 +6,13 @@
 /// Option numbers that the session reads or writes.
 pub mod number {
     /// RFC 7252.
+    pub const IF_MATCH: u16 = 1;
+    /// RFC 7252.
     pub const URI_HOST: u16 = 3;
     /// RFC 7252.
     pub const ETAG: u16 = 4;
+    /// RFC 7252.
+    pub const IF_NONE_MATCH: u16 = 5;
     /// RFC 7641.
     pub const OBSERVE: u16 = 6;
     /// RFC 7252.
@@ -82,6 +86,8 @@ impl CoapOption<'_> {
     #[must_use]
     pub fn has_valid_length(&self) -> bool {
         let allowed = match self.number {
+            number::IF_MATCH => 0..=8,
+            number::IF_NONE_MATCH => 0..=0,
             number::URI_HOST => 1..=255,
             number::ETAG => 1..=8,
             number::OBSERVE | number::BLOCK1 | number::BLOCK2 => 0..=3,

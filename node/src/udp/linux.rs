@@ -61,6 +61,10 @@ impl Default for Batch {
 }
 
 impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.index.clear();
+    }
+
     /// The datagrams, in the order in which they arrived.
     pub fn iter(&self) -> impl Iterator<Item = (Way, &[u8])> {
         self.index.iter().zip(self.bytes.chunks(STRIDE)).map(|(&(way, len), slot)| (way, &slot[..len]))
@@ -106,7 +110,7 @@ fn set(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
 }
 
 pub(super) fn receive(socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
-    batch.index.clear();
+    batch.clear();
     // SAFETY: D.
     let mut vectors: [libc::iovec; BATCH] = unsafe { zeroed() };
     // SAFETY: D.

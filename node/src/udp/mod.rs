@@ -109,6 +109,8 @@ impl Socket {
     /// # Errors
     /// What the network says about a datagram that was sent before; reading can go on.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        // Here and not in the driver, which is not asked where the runtime knows that there is nothing.
+        batch.clear();
         let mut received = 0;
         let outcome = self.inner.try_io(Interest::READABLE, || {
             received = driver::receive(&self.inner, batch)?;

@@ -26,6 +26,11 @@ impl Default for Batch {
 }
 
 impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.index.clear();
+    }
+
     /// The datagrams, in the order in which they arrived.
     pub fn iter(&self) -> impl Iterator<Item = (Way, &[u8])> {
         let mut start = 0;
@@ -42,8 +47,7 @@ pub(super) fn prepare(_: &std::net::UdpSocket, _: SocketAddr) -> io::Result<()> 
 }
 
 pub(super) fn receive(socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
-    batch.bytes.clear();
-    batch.index.clear();
+    batch.clear();
     while batch.index.len() < BATCH {
         match socket.try_recv_from(&mut batch.buffer) {
             Ok((len, peer)) => {

@@ -102,12 +102,21 @@ fn the_network_says_who_has_gone() {
         runtime(async {
             let socket = Socket::new(bind(bound.parse().unwrap()).unwrap()).unwrap();
             let (vanished, here) = (client(gone), client(gone));
+            // An error is no datagram: what was read before is not read again.
+            let mut batch = Batch::default();
+            here.send_to(b"first", socket.local_addr().unwrap().to_string().replace("[::]", "127.0.0.1"))
+                .unwrap();
+            assert_eq!(receive(&socket, &mut batch).await, 1);
             let vanished = Way::to({ vanished }.local_addr().unwrap());
             let way = Way::to(here.local_addr().unwrap());
             assert_eq!(socket.send([(vanished, &b"anybody?"[..])].into_iter()).await.unwrap(), 1);
             socket.readable().await.unwrap();
             assert_eq!(socket.take_unreachable(), Some(Unreachable { peer: vanished.peer }), "{bound}");
             assert_eq!(socket.take_unreachable(), None);
+            while let Err(error) = socket.receive(&mut batch) {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+            assert_eq!(batch.iter().count(), 0);
             // The error is reported to the next system call too, and does not cost a datagram.
             let mut tries = 0;
             while socket.send([(way, &b"hello"[..])].into_iter()).await.is_err() {

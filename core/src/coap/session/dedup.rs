@@ -93,12 +93,9 @@ impl<A: Copy + Eq + Hash> Dedup<A> {
         while memory.entries.front().is_some_and(|entry| entry.expires <= now) {
             memory.forget_oldest(&self.seed);
         }
-        let found = memory.position(&self.seed, key).filter(|&at| memory.entries[at].expires > now);
-        if found.is_none() {
-            if memory.entries.len() >= MAX_ENTRIES_PER_ENDPOINT {
-                memory.forget_oldest(&self.seed);
-            }
-            memory.remember(&self.seed, key, expires);
+        let found = memory.find_or_remember(&self.seed, key, now, expires);
+        if memory.entries.len() > MAX_ENTRIES_PER_ENDPOINT {
+            memory.forget_oldest(&self.seed);
         }
         self.account(from, before, memory);
         match found.and_then(|at| memory.entries.get(at)) {
@@ -164,8 +161,9 @@ impl Memory {
         Some(place(*number))
     }
 
-    /// Adds an entry. One with the same key that has expired is found no more.
-    fn remember(&mut self, seed: &Seed, key: Key, expires: Instant) {
+    /// Where the entry of a message is; `None` when there was none, which is added. One with the same key that has
+    /// expired is found no more.
+    fn find_or_remember(&mut self, seed: &Seed, key: Key, now: Instant, expires: Instant) -> Option<usize> {
         let Self { index, entries, first, .. } = self;
         let number = first.wrapping_add(entries.len() as u32);
         let key_of = |entries: &VecDeque<Entry>, number: &u32| {
@@ -177,12 +175,19 @@ impl Memory {
             |other| key_of(entries, other).map_or(0, |key| seed.hash_one(key)),
         );
         match slot {
-            Slot::Occupied(mut occupied) => *occupied.get_mut() = number,
+            Slot::Occupied(mut occupied) => {
+                let at = occupied.get().wrapping_sub(*first) as usize;
+                if entries.get(at).is_some_and(|entry| entry.expires > now) {
+                    return Some(at);
+                }
+                *occupied.get_mut() = number;
+            }
             Slot::Vacant(vacant) => {
                 vacant.insert(number);
             }
         }
         entries.push_back(Entry { key, expires, reply: Reply::NONE });
+        None
     }
 
     fn forget_oldest(&mut self, seed: &Seed) {

@@ -22,6 +22,9 @@ pub(super) struct Request<'a> {
     pub(super) block1: Option<Block>,
     pub(super) block2: Option<Block>,
     pub(super) size1: Option<u32>,
+    /// Whether it is only for something that is there, or only for something that is not.
+    pub(super) if_match: bool,
+    pub(super) if_none_match: bool,
     pub(super) echo: Option<&'a [u8]>,
 }
 
@@ -49,13 +52,17 @@ impl<'a> Request<'a> {
             block1: None,
             block2: None,
             size1: None,
+            if_match: false,
+            if_none_match: false,
             echo: None,
         };
         let mut previous = None;
         for option in message.options.iter() {
             let repeated = previous.replace(option.number) == Some(option.number);
-            let repeatable = matches!(option.number, number::URI_PATH | number::URI_QUERY | number::ETAG)
-                || option.number == number::REQUEST_TAG;
+            let repeatable = matches!(
+                option.number,
+                number::IF_MATCH | number::URI_PATH | number::URI_QUERY | number::ETAG | number::REQUEST_TAG
+            );
             if (repeated && !repeatable) || !option.has_valid_length() {
                 if option::is_critical(option.number) {
                     return Err(Unreadable::BadOption(option.number));
@@ -66,6 +73,8 @@ impl<'a> Request<'a> {
             let short = uint.and_then(|value| u16::try_from(value).ok());
             match option.number {
                 number::CONTENT_FORMAT => request.content_format = short,
+                number::IF_MATCH => request.if_match = true,
+                number::IF_NONE_MATCH => request.if_none_match = true,
                 number::ACCEPT => request.accept = short,
                 number::OBSERVE => request.observe = uint,
                 number::BLOCK1 => request.block1 = Some(block(uint)?),

@@ -2,6 +2,7 @@
 //!
 //! Owns which method does what on which path. It must not know how an answer travels.
 
+use std::borrow::Cow;
 use std::hash::Hash;
 use std::time::Instant;
 
@@ -19,6 +20,14 @@ use crate::message::Message;
 impl<A: Copy + Eq + Hash> Session<A> {
     pub(super) fn dispatch(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
         let code = call.request.code;
+        // RFC 7252, section 5.10.8: a verb holds no representation that a condition could match, and what is shown of
+        // the node is always there.
+        let is_verb = matches!(call.request.verb(), b"pub" | b"req" | b"sub");
+        let fails = if is_verb { call.request.if_match } else { call.request.if_none_match };
+        if fails {
+            let failure = Failure::new(Code::PRECONDITION_FAILED, "the condition does not hold");
+            return self.fail(now, call, &failure);
+        }
         match (call.request.verb(), code) {
             (b"pub", Code::POST | Code::PUT) => self.publish(now, call, upstream),
             (b"req", Code::POST | Code::GET) if is_later_block(call) => self.later_block(now, call),
@@ -91,14 +100,14 @@ impl<A: Copy + Eq + Hash> Session<A> {
 
     /// Everything that is not a verb: discovery, and what the node shows of itself.
     fn read(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
-        let Some(path) = call.request.path() else {
-            return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the path is not UTF-8"));
-        };
-        let representation = if path == discovery::PATH {
-            let payload = discovery::links(call.request.options.values(number::URI_QUERY));
-            Some(Representation { content_format: Some(LINK_FORMAT), available: true, payload })
+        let representation = if call.request.options.values(number::URI_PATH).eq(discovery::PATH) {
+            let links = discovery::links(call.request.options.values(number::URI_QUERY));
+            Some(Shown { content_format: Some(LINK_FORMAT), available: true, payload: links })
         } else {
-            upstream.read(call.origin.from, &path)
+            let Some(path) = call.request.path() else {
+                return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the path is not UTF-8"));
+            };
+            upstream.read(call.origin.from, &path).map(Shown::from)
         };
         let Some(representation) = representation else {
             return self.fail(now, call, &Failure::new(Code::NOT_FOUND, "no such resource"));
@@ -113,7 +122,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         self.fail(now, call, &Failure::new(Code::METHOD_NOT_ALLOWED, "the method is not allowed here"));
     }
 
-    fn show(&mut self, now: Instant, call: &Call<'_, A>, shown: Representation) {
+    fn show(&mut self, now: Instant, call: &Call<'_, A>, shown: Shown) {
         if call.request.accept.is_some() && call.request.accept != shown.content_format {
             let failure = Failure::new(Code::NOT_ACCEPTABLE, "there is no such representation");
             return self.fail(now, call, &failure);
@@ -134,8 +143,23 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if reply.block2.is_some_and(|block| block.more && block.number == 0) {
             // When there is no room, later blocks come from what the resource shows by then, and the
             // entity tag tells whether that is still the same.
-            let _ = self.transfers.offer(now, call.key(), code, shown.content_format, shown.payload);
+            let body = shown.payload.into_owned();
+            let _ = self.transfers.offer(now, call.key(), code, shown.content_format, body);
         }
+    }
+}
+
+/// A representation, whose bytes may be ones that never change.
+struct Shown {
+    content_format: Option<u16>,
+    available: bool,
+    payload: Cow<'static, [u8]>,
+}
+
+impl From<Representation> for Shown {
+    fn from(shown: Representation) -> Self {
+        let Representation { content_format, available, payload } = shown;
+        Self { content_format, available, payload: payload.into() }
     }
 }
 

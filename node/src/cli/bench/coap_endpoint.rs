@@ -129,8 +129,9 @@ impl Endpoint {
         let mut socket = UdpSocket::bind(any).context("cannot open a UDP socket")?;
         socket.connect(server)?;
         registry.register(&mut socket, Event(number), Interest::READABLE)?;
-        let slots = vec![Slot { uses: 0, sent: None }; usize::from(depth)];
-        Ok(Self { socket, slots, free: (0..depth).rev().collect(), next_message_id: 0 })
+        // The port may have been another endpoint's a moment ago, whose messages the server still remembers.
+        let slots = vec![Slot { uses: rand::random(), sent: None }; usize::from(depth)];
+        Ok(Self { socket, slots, free: (0..depth).rev().collect(), next_message_id: rand::random() })
     }
 
     /// How many requests are under way.
