@@ -9,6 +9,7 @@
 pub mod coap;
 pub mod envelope;
 pub mod headers;
+pub mod mesh;
 pub mod message;
 pub mod nats;
 pub mod permissions;

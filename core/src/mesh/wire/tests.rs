@@ -1,0 +1,1 @@
+//! Frames as they lie on the wire.
