@@ -9,6 +9,7 @@ mod fetch;
 mod fuzz;
 mod load;
 mod shell;
+mod sim;
 mod terminal;
 mod test;
 mod tidy;
@@ -25,6 +26,8 @@ usage: cargo xtask COMMAND
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
   bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick]
                              a node and nats-server side by side; writes target/bench/results.json
+  sim [--seeds N | --seed N | --scale [NODES,…]]
+                             the mesh in virtual time: random troubles against a model, or figures at scale
   load [--parts NAME,…] [--nats N] [--sse N]
                              very many sessions, and subscribers that stop reading, on a node
   ci                         what a change must pass: format, lints, test, docs, licences, fuzz smoke";
@@ -48,6 +51,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
         ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
         ["load", rest @ ..] => load::run(&load::Options::parse(rest)?),
+        ["sim", rest @ ..] => sim::run(&sim::Options::parse(rest)?),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -93,9 +93,9 @@ impl<I: Identity> Mesh<I> {
             }
             Frame::Pong(number) => {
                 if let Some(link) = self.links.get_mut(&id)
-                    && let Some((_, sent)) = link.pinged.take_if(|(expected, _)| *expected == number)
+                    && link.awaited.take_if(|awaited| *awaited == number).is_some()
                 {
-                    link.rtt = Some(now.duration_since(sent));
+                    link.rtt = Some(now.duration_since(link.pinged));
                 }
             }
             Frame::Hello(_) | Frame::Proof(_) => {
@@ -131,14 +131,7 @@ impl<I: Identity> Mesh<I> {
         match link.phase {
             Phase::Hello | Phase::Proof => link.began + self.limits.handshake_timeout,
             Phase::Retired(until) => until,
-            Phase::Up => {
-                let silent = link.heard + self.limits.dead_after;
-                let ping = match link.pinged {
-                    None => link.heard + self.limits.ping_interval,
-                    Some((_, sent)) => sent + self.limits.ping_interval,
-                };
-                silent.min(ping)
-            }
+            Phase::Up => (link.heard + self.limits.dead_after).min(link.pinged + self.limits.ping_interval),
         }
     }
 
@@ -184,7 +177,7 @@ impl<I: Identity> Mesh<I> {
         match link.phase {
             Phase::Up if now < link.heard + self.limits.dead_after => {
                 self.draws += 1;
-                link.pinged = Some((self.draws, now));
+                (link.pinged, link.awaited) = (now, Some(self.draws));
                 let ping = Ping { number: self.draws, dropped: link.counters.dropped_slow };
                 self.send_frame(id, &Frame::Ping(ping));
             }
@@ -218,6 +211,7 @@ impl<I: Identity> Mesh<I> {
         for (slot, peer, reached) in changed {
             if let Some(node) = self.nodes.get_mut(slot) {
                 node.lost = (!reached).then_some(now);
+                node.heard_again = false;
             }
             self.push_event(if reached { Event::Joined(peer) } else { Event::Left(peer) });
         }

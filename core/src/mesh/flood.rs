@@ -98,7 +98,10 @@ impl<I: Identity> Mesh<I> {
         let peer = PeerId::from_bytes(record.peer).map_err(|_| CloseReason::Forged("no peer id"))?;
         let known = self.nodes.by_peer(&peer);
         let held = known.and_then(|slot| self.nodes.get(slot)).map(|node| (node.epoch, node.sequence));
-        if held.is_some_and(|held| held >= (record.epoch, record.sequence)) {
+        if let (Some(slot), Some(held)) = (known, held)
+            && held >= (record.epoch, record.sequence)
+        {
+            self.take_known_state(now, from, slot, bytes, (record.epoch, record.sequence));
             return Ok(());
         }
         if !self.identity.verify(&peer, &[RECORD_LABEL, state.record], state.signature) {
@@ -123,6 +126,26 @@ impl<I: Identity> Mesh<I> {
             }
         }
         Ok(())
+    }
+
+    /// A record that is not newer than what is here.
+    fn take_known_state(
+        &mut self,
+        now: Instant,
+        from: LinkId,
+        slot: Slot,
+        bytes: &[u8],
+        (epoch, sequence): (u64, u64),
+    ) {
+        let Some(node) = self.nodes.get_mut(slot) else { return };
+        if epoch < node.epoch {
+            // The node began again with its clock set back. It has to hear of its later life to go beyond it.
+            self.take_ask(now, from, self.nodes.get(slot).map_or(Tag(0), |node| node.tag));
+        } else if node.lost.is_some() && sequence == node.sequence && !node.heard_again {
+            // It comes back into reach, and neighbours that came in the meantime were not told of it.
+            node.heard_again = true;
+            self.pass_on(from, slot, bytes);
+        }
     }
 
     /// Takes a verified record over. Whether its interest could be derived.
@@ -163,6 +186,7 @@ impl<I: Identity> Mesh<I> {
         self.table.apply(slot, &mut node.interest, differences);
         node.interest.version = record.interest_version;
         node.sequence = record.sequence;
+        node.heard_again = true;
         node.record = state.record.into();
         if let Ok(signature) = state.signature.try_into() {
             node.signature = signature;
@@ -187,16 +211,17 @@ impl<I: Identity> Mesh<I> {
         node.window = super::window::Window::default();
         node.sequence = 0;
         node.links = Box::default();
-        let former = node.tag;
         self.nodes.set_epoch(&self.identity, slot, epoch);
-        let tag = self.nodes.get(slot).map_or(former, |node| node.tag);
-        // A neighbour that only learned of a later life of its own (its clock was set back) has the same link.
-        if let Some(id) = self.neighbours.remove(&former) {
-            if let Some(link) = self.links.get_mut(&id) {
-                link.tag = tag;
+        // A neighbour that learned of a later life of its own (its clock was set back) keeps its links.
+        if let Some(node) = self.nodes.get(slot) {
+            for link in self.links.values_mut().filter(|link| link.peer == node.peer) {
+                if self.neighbours.get(&link.tag) == Some(&link.id) {
+                    self.neighbours.remove(&link.tag);
+                    self.neighbours.insert(node.tag, link.id);
+                }
+                link.tag = node.tag;
+                self.timers.announce.get_or_insert(now);
             }
-            self.neighbours.insert(tag, id);
-            self.announce_soon(now);
         }
         self.graph_soon(now);
     }

@@ -80,7 +80,7 @@ pub struct Limits {
     pub total_interest_bytes: usize,
     /// A link whose secret is not proved by then ends.
     pub handshake_timeout: Duration,
-    /// A link that heard nothing for so long asks whether the peer is there.
+    /// How often a link asks whether the peer is there, and tells it what was dropped.
     pub ping_interval: Duration,
     /// A link that heard nothing for so long ends.
     pub dead_after: Duration,

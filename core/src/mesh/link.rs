@@ -67,10 +67,10 @@ pub(super) struct Link {
     pub(super) their_hello: Box<[u8]>,
     pub(super) began: Instant,
     pub(super) heard: Instant,
-    pub(super) pinged: Option<(u64, Instant)>,
+    /// When the last ping left, and the number of one that is not answered yet.
+    pub(super) pinged: Instant,
+    pub(super) awaited: Option<u64>,
     pub(super) rtt: Option<Duration>,
-    /// How many drops the peer was last told of.
-    pub(super) told_dropped: u64,
     pub(super) counters: Counters,
     pub(super) credit: Credit,
     /// Nodes whose full state is to be sent, and when the next portion may go.
@@ -97,9 +97,9 @@ impl Link {
             their_hello: Box::default(),
             began: now,
             heard: now,
-            pinged: None,
+            pinged: now,
+            awaited: None,
             rtt: None,
-            told_dropped: 0,
             counters: Counters::default(),
             credit: Credit::default(),
             sync: BTreeSet::new(),

@@ -33,6 +33,8 @@ pub(super) struct Node {
     pub(super) window: Window,
     /// Since when it cannot be reached; `None` while it can.
     pub(super) lost: Option<Instant>,
+    /// Whether its record was passed on since it was lost.
+    pub(super) heard_again: bool,
 }
 
 impl Node {
@@ -52,6 +54,7 @@ impl Node {
             interest: NodeInterest::default(),
             window: Window::default(),
             lost: Some(now),
+            heard_again: false,
         }
     }
 
