@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::limits::{REFRESH_DELAY, SYNC_PAUSE};
+use super::limits::{REFRESH_DELAY, REFRESH_DELAY_PER_NODE, SYNC_PAUSE};
 use super::link::Phase;
 use super::local::SELF;
 use super::set::Slot;
@@ -81,7 +81,7 @@ impl<I: Identity> Mesh<I> {
             }
             Frame::State(state) => self.take_state(now, id, bytes, &state)?,
             Frame::Summary(summary) => self.take_summary(now, id, &summary),
-            Frame::Digest(digest) => self.take_digest(id, &digest),
+            Frame::Digest(digest) => self.take_digest(now, id, &digest),
             Frame::Ask(tag) => self.take_ask(now, id, tag),
             Frame::Refusal(refusal) => self.take_refusal(&refusal),
             Frame::Credit(credit) => self.take_credit(id, credit.limit),
@@ -193,7 +193,8 @@ impl<I: Identity> Mesh<I> {
     }
 
     pub(super) fn graph_soon(&mut self, now: Instant) {
-        self.timers.refresh.get_or_insert(now + REFRESH_DELAY);
+        let nodes = self.nodes.len() as u32;
+        self.timers.refresh.get_or_insert(now + REFRESH_DELAY + REFRESH_DELAY_PER_NODE * nodes);
     }
 
     /// Computes the graph and this node's tree, and says who came and who went.

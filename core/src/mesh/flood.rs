@@ -271,33 +271,39 @@ impl<I: Identity> Mesh<I> {
     }
 
     /// A link is up: the neighbour gets this node's state and learns what this node knows.
-    pub(super) fn begin_sync(&mut self, id: LinkId) {
+    pub(super) fn begin_sync(&mut self, now: Instant, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.sync.insert(SELF);
-            link.sync_due = Some(link.heard);
+            link.sync_due = Some(now);
         }
-        let summary = self.summary();
+        let summary = self.summary(now);
         self.send_frame(id, &Frame::Summary(summary));
     }
 
-    /// What this node knows of those that it can reach, and of itself, in order of their tags.
-    fn summary(&self) -> Summary {
-        let known = self.nodes.iter().filter(|(_, node)| node.lost.is_none() && node.sequence > 0);
-        let mut known: Vec<(Tag, u64)> = known.map(|(_, node)| (node.tag, node.sequence)).collect();
-        known.sort_unstable();
-        Summary { known }
+    /// What this node knows, for a neighbour. Nodes that cannot be reached are in it, because a record on the way
+    /// to them may be under way; but not for so long that two nodes could keep a third one's memory alive.
+    fn summary(&self, now: Instant) -> Summary {
+        let known = self.nodes.iter().filter(|(_, node)| self.is_told(now, node));
+        Summary { known: known.map(|(_, node)| (node.tag, node.sequence)).collect() }
+    }
+
+    fn is_told(&self, now: Instant, node: &Node) -> bool {
+        let recently = |lost: Instant| now < lost + self.limits.forget_after / 2;
+        node.sequence > 0 && node.lost.is_none_or(recently)
     }
 
     /// Has everything sent that the neighbour lacks.
     pub(super) fn take_summary(&mut self, now: Instant, id: LinkId, summary: &Summary) {
         let theirs: std::collections::HashMap<Tag, u64> = summary.known.iter().copied().collect();
+        let lacks = |node: &Node| theirs.get(&node.tag).is_none_or(|sequence| *sequence < node.sequence);
+        let lacking: Vec<Slot> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| self.is_told(now, node) && lacks(node))
+            .map(|(slot, _)| slot)
+            .collect();
         let Some(link) = self.links.get_mut(&id) else { return };
-        for (slot, node) in self.nodes.iter() {
-            let lacks = theirs.get(&node.tag).is_none_or(|sequence| *sequence < node.sequence);
-            if node.lost.is_none() && node.sequence > 0 && lacks {
-                link.sync.insert(slot);
-            }
-        }
+        link.sync.extend(lacking);
         if !link.sync.is_empty() {
             link.sync_due.get_or_insert(now);
         }
@@ -310,9 +316,11 @@ impl<I: Identity> Mesh<I> {
         up.into_iter().for_each(|id| self.send_frame(id, &Frame::Digest(digest)));
     }
 
-    /// SHA-256 over tag and sequence, big-endian, of each node in a summary.
+    /// SHA-256 over tag and sequence, big-endian, of each node that can be reached, in order of the tags.
     pub(super) fn known_digest(&self) -> [u8; 32] {
-        let pairs = self.summary().known;
+        let reached = self.nodes.iter().filter(|(_, node)| node.lost.is_none() && node.sequence > 0);
+        let mut pairs: Vec<(Tag, u64)> = reached.map(|(_, node)| (node.tag, node.sequence)).collect();
+        pairs.sort_unstable();
         let bytes: Vec<u8> = pairs
             .iter()
             .flat_map(|(tag, sequence)| [tag.0.to_be_bytes(), sequence.to_be_bytes()])
@@ -321,10 +329,10 @@ impl<I: Identity> Mesh<I> {
         self.identity.sha256(&[&bytes])
     }
 
-    pub(super) fn take_digest(&mut self, id: LinkId, digest: &[u8; 32]) {
+    pub(super) fn take_digest(&mut self, now: Instant, id: LinkId, digest: &[u8; 32]) {
         if *digest != self.known_digest() {
             self.counters.healed += 1;
-            let summary = self.summary();
+            let summary = self.summary(now);
             self.send_frame(id, &Frame::Summary(summary));
         }
     }

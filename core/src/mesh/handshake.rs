@@ -199,8 +199,10 @@ impl<I: Identity> Mesh<I> {
             }
         }
         self.neighbours.insert(tag, id);
+        // Routes that name the loser are stale at once, not only when the graph is computed anew.
+        self.table.graph_changed();
         self.links_changed(now);
-        self.begin_sync(id);
+        self.begin_sync(now, id);
         self.push_event(Event::LinkUp { link: id, peer });
     }
 
@@ -223,15 +225,21 @@ impl<I: Identity> Mesh<I> {
         }
         let text = CloseReason::Duplicate.to_string();
         self.send_frame(id, &Frame::GoAway(GoAway { code: GoAwayCode::Duplicate as u32, text: &text }));
+        if self.links.get(&id).is_some_and(|link| link.peer_is_done) {
+            self.finish(now, id, CloseReason::Duplicate);
+        }
     }
 
     /// The peer ends the link.
     pub(super) fn take_go_away(&mut self, now: Instant, id: LinkId, go_away: &GoAway<'_>) {
-        let Some(phase) = self.links.get(&id).map(|link| link.phase) else { return };
         let duplicate = go_away.code == GoAwayCode::Duplicate as u32;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let phase = link.phase;
         if duplicate && phase == Phase::Up {
-            // The peer has the twin up already. It waits for this end to say that it has sent its last.
-            self.retire(now, id);
+            // The peer has the twin up already and this end has not. Until then this link is the only one,
+            // and the peer takes what comes on it.
+            link.peer_is_done = true;
+            return;
         }
         let reason = if duplicate && phase != Phase::Hello {
             CloseReason::Duplicate

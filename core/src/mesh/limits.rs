@@ -54,8 +54,11 @@ pub(super) const MAX_EVENTS: usize = 16_384;
 pub(super) const SYNC_BYTES: usize = 256 * 1024;
 /// How long until the next portion of it.
 pub(super) const SYNC_PAUSE: Duration = Duration::from_millis(10);
-/// How long changes of the graph are collected before it is computed anew.
+/// How long changes of the graph are collected before it is computed anew, and how much longer for each node,
+/// so that a large mesh in turmoil does not spend its time on that.
 pub(super) const REFRESH_DELAY: Duration = Duration::from_millis(5);
+/// See [`REFRESH_DELAY`].
+pub(super) const REFRESH_DELAY_PER_NODE: Duration = Duration::from_micros(20);
 /// How long a link that lost against its twin may still bring what was under way.
 pub(super) const RETIRED_FOR: Duration = Duration::from_secs(5);
 /// How often a node that widens its interest looks at it anew.

@@ -73,6 +73,8 @@ pub(super) struct Link {
     pub(super) rtt: Option<Duration>,
     pub(super) counters: Counters,
     pub(super) credit: Credit,
+    /// The peer uses another link from now on.
+    pub(super) peer_is_done: bool,
     /// Nodes whose full state is to be sent, and when the next portion may go.
     pub(super) sync: BTreeSet<Slot>,
     pub(super) sync_due: Option<Instant>,
@@ -102,6 +104,7 @@ impl Link {
             rtt: None,
             counters: Counters::default(),
             credit: Credit::default(),
+            peer_is_done: false,
             sync: BTreeSet::new(),
             sync_due: None,
             peer_max_frame: MAX_HANDSHAKE_FRAME,

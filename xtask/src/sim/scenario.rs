@@ -57,17 +57,26 @@ impl fmt::Display for Tally {
     }
 }
 
+/// How many nodes the scenario of a seed has.
+pub fn nodes(seed: u64) -> usize {
+    size(&mut Random(seed))
+}
+
+fn size(random: &mut Random) -> usize {
+    match random.below(20) {
+        0 => 60 + random.below(141),
+        1..=4 => 16 + random.below(45),
+        _ => 2 + random.below(14),
+    }
+}
+
 /// Carries out the scenario of a seed.
 ///
 /// # Errors
 /// Says what did not hold.
 pub fn run(seed: u64) -> Result<Tally> {
     let mut random = Random(seed);
-    let nodes = match random.below(20) {
-        0 => 60 + random.below(141),
-        1..=4 => 16 + random.below(45),
-        _ => 2 + random.below(14),
-    };
+    let nodes = size(&mut random);
     let delay = (Duration::from_micros(200), Duration::from_millis(1 + random.below(100) as u64));
     let mut scenario = Scenario {
         network: Network::new(Options { seed, delay, ..Options::default() }),
@@ -250,23 +259,27 @@ impl Scenario {
     /// Connections, and what their ends think of them.
     fn describe(&self, members: &[usize]) -> String {
         let mut text = String::new();
-        if members.len() > 12 {
-            return text;
-        }
         for (id, connection) in &self.network.connections {
             let up = connection.ends.map(|end| {
                 let node = self.network.nodes[end].as_ref();
                 node.is_some_and(|node| node.mesh.links().any(|link| link.link == *id))
             });
-            if connection.ends.iter().any(|end| members.contains(end)) {
+            // Of a large component only what stands out.
+            let telling = members.len() <= 12 || up != [true; 2] || connection.silent;
+            if telling && connection.ends.iter().any(|end| members.contains(end)) {
                 text += &format!("\n  {id:?} {:?} up {up:?} silent {}", connection.ends, connection.silent);
             }
         }
         for node in members.iter().filter_map(|member| self.network.nodes[*member].as_ref()) {
             let mut names: Vec<&str> = node.mesh.reachable().map(|node| node.name).collect();
             names.sort_unstable();
+            if names.len() + 1 == members.len() {
+                continue;
+            }
             let counters = node.mesh.counters();
-            text += &format!("\n  reaches {names:?}, healed {}", counters.healed);
+            let (known, _) = node.mesh.known();
+            text +=
+                &format!("\n  one of {known} reaches {} {names:?}, healed {}", names.len(), counters.healed);
         }
         text
     }
