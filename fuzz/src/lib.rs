@@ -5,10 +5,12 @@
 //! panics when something does not hold.
 
 mod coap;
+mod mesh;
 mod nats;
 mod subject;
 
 pub use coap::{coap_codec, coap_session};
+pub use mesh::{mesh_codec, mesh_link};
 pub use nats::{nats_parser, nats_session};
 pub use subject::subject;
 
@@ -20,6 +22,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("coap_codec", coap_codec),
     ("coap_session", coap_session),
+    ("mesh_codec", mesh_codec),
+    ("mesh_link", mesh_link),
     ("nats_parser", nats_parser),
     ("nats_session", nats_session),
     ("subject", subject),

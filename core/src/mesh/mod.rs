@@ -19,7 +19,7 @@
 //! know of each link only which filters lie behind it. But then nobody knows *who* is interested. The origin could not
 //! choose which node serves a queue group, so nodes on the way would, and two could; *no responders* could not be
 //! said at once; and withdrawing a filter in a mesh with cycles counts to infinity. With 1,000 nodes of 100
-//! filters the whole table takes some 20 MB (docs/scale.md), which buys all three.
+//! filters the whole table takes some 32 MB (docs/scale.md), which buys all three.
 //!
 //! # Queue groups
 //!

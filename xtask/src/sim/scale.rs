@@ -1,4 +1,4 @@
-//! The mesh at 100, 300 and 1,000 nodes: what a node sends and holds, how fast a change is known everywhere, and
+//! The mesh at 100, 300 and 1,000 nodes: what a node sends, how fast a change is known everywhere, and
 //! what a message costs.
 //!
 //! Owns the measurements. It must not judge them; docs/scale.md does.
@@ -21,7 +21,6 @@ struct Figures {
     nodes: usize,
     links: f64,
     diameter: u32,
-    memory_kib: f64,
     start_kib: f64,
     idle_bytes: f64,
     change_bytes: f64,
@@ -38,19 +37,18 @@ struct Figures {
 /// When a mesh does not converge.
 pub fn run(nodes: &[usize]) -> Result<()> {
     println!(
-        "| nodes | links of a node | longest way | memory of a node | sent by a node to come up | sent by a node, idle | \
+        "| nodes | links of a node | longest way | sent by a node to come up | sent by a node, idle | \
          sent by a node, one subscription somewhere | known everywhere after | crash known everywhere after | \
-         copies per delivery at 2%, 10%, 50% |\n|---|---|---|---|---|---|---|---|---|---|"
+         copies per delivery at 2%, 10%, 50% |\n|---|---|---|---|---|---|---|---|---|"
     );
     for &nodes in nodes {
         let f = measure(nodes).with_context(|| format!("{nodes} nodes"))?;
         let [few, some, many] = f.copies;
         println!(
-            "| {} | {:.1} | {} | {:.0} KiB | {:.0} KiB | {:.0} B/s | {:.0} B | {} ms | {} ms | {few:.2}, {some:.2}, {many:.2} |",
+            "| {} | {:.1} | {} | {:.0} KiB | {:.0} B/s | {:.0} B | {} ms | {} ms | {few:.2}, {some:.2}, {many:.2} |",
             f.nodes,
             f.links,
             f.diameter,
-            f.memory_kib,
             f.start_kib,
             f.idle_bytes,
             f.change_bytes,
@@ -67,9 +65,7 @@ fn measure(nodes: usize) -> Result<Figures> {
     let delay = (Duration::from_millis(5), Duration::from_millis(40));
     let mut network =
         Network::new(Options { seed: 7, delay, limits: Limits::default(), ..Options::default() });
-    let empty = resident_kib();
     build(&mut network, nodes)?;
-    let memory_kib = (resident_kib() - empty) / nodes as f64;
     let sent = network.bytes_sent;
     let start_kib = sent as f64 / nodes as f64 / 1_024.0;
     network.run_for(Duration::from_secs(60));
@@ -83,7 +79,6 @@ fn measure(nodes: usize) -> Result<Figures> {
         nodes,
         links,
         diameter,
-        memory_kib,
         start_kib,
         idle_bytes,
         change_bytes,
@@ -198,11 +193,4 @@ fn crash(network: &mut Network, nodes: usize) -> Result<Duration> {
         ignorant.retain(|node| !network.node(*node).events.contains(&gone));
     }
     Ok(network.now - from)
-}
-
-/// The memory of this process. The simulation's own is in it.
-fn resident_kib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
 }
