@@ -26,7 +26,7 @@ usage: cargo xtask COMMAND
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
   bench [--rows NAME,…] [--rounds N] [--seconds S] [--core N] [--quick]
                              a node and nats-server side by side; writes target/bench/results.json
-  sim [--seeds N | --seed N | --scale [NODES,…]]
+  sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…]]
                              the mesh in virtual time: random troubles against a model, or figures at scale
   load [--parts NAME,…] [--nats N] [--sse N]
                              very many sessions, and subscribers that stop reading, on a node

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::interest::{Differences, changed, digest, digest_of, is_within_bounds};
-use super::limits::SYNC_BYTES;
+use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES};
 use super::local::{Changes, SELF};
 use super::nodes::Node;
 use super::set::Slot;
@@ -26,7 +26,7 @@ impl<I: Identity> Mesh<I> {
         let interval = if self.local.is_widened() {
             super::limits::WIDEN_INTERVAL
         } else {
-            self.limits.announce_interval
+            self.limits.announce_interval + ANNOUNCE_INTERVAL_PER_NODE * self.nodes.len() as u32
         };
         let due = (self.timers.announced + interval).max(now);
         self.timers.announce.get_or_insert(due);
@@ -288,7 +288,7 @@ impl<I: Identity> Mesh<I> {
     }
 
     fn is_told(&self, now: Instant, node: &Node) -> bool {
-        let recently = |lost: Instant| now < lost + self.limits.forget_after / 2;
+        let recently = |lost: Instant| lost + self.limits.forget_after / 2 > now;
         node.sequence > 0 && node.lost.is_none_or(recently)
     }
 

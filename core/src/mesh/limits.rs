@@ -61,6 +61,10 @@ pub(super) const REFRESH_DELAY: Duration = Duration::from_millis(5);
 pub(super) const REFRESH_DELAY_PER_NODE: Duration = Duration::from_micros(20);
 /// How long a link that lost against its twin may still bring what was under way.
 pub(super) const RETIRED_FOR: Duration = Duration::from_secs(5);
+/// How much longer a node waits between two announcements for each node that it knows. A change after a quiet
+/// time is told at once in a mesh of any size; what a mesh in turmoil floods grows with the number of nodes, not with
+/// its square.
+pub(super) const ANNOUNCE_INTERVAL_PER_NODE: Duration = Duration::from_micros(200);
 /// How often a node that widens its interest looks at it anew.
 pub(super) const WIDEN_INTERVAL: Duration = Duration::from_secs(1);
 

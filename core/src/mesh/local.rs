@@ -107,7 +107,7 @@ impl LocalInterest {
 
     /// Brings what is announced up to date; `None` when nothing has changed.
     pub(super) fn announce(&mut self) -> Option<Changes> {
-        let wanted = self.to_announce();
+        let wanted = self.announceable();
         let set: Vec<(Key, u32)> = wanted
             .iter()
             .filter(|(key, members)| self.announced.get(*key) != Some(members))
@@ -129,7 +129,7 @@ impl LocalInterest {
         self.announced.iter().map(|(key, members)| (key, *members))
     }
 
-    fn to_announce(&mut self) -> BTreeMap<Key, u32> {
+    fn announceable(&mut self) -> BTreeMap<Key, u32> {
         let members = |key: &Key, count: &Count| if key.queue.is_some() { count.members } else { 0 };
         let bytes: usize = self.counts.keys().map(Key::len).sum();
         self.unannounced = 0;

@@ -302,8 +302,10 @@ impl Network {
     pub fn settle(&mut self, index: usize) {
         let now = self.now;
         let Some(node) = &mut self.nodes[index] else { return };
-        while node.mesh.poll_timeout().is_some_and(|at| at <= now) {
+        let mut timeout = node.mesh.poll_timeout();
+        while timeout.is_some_and(|at| at <= now) {
             node.mesh.handle_timeout(now);
+            timeout = node.mesh.poll_timeout();
         }
         let mut writes: Vec<(LinkId, Vec<u8>)> = Vec::new();
         for (link, bytes) in node.mesh.outgoing().iter() {
@@ -320,7 +322,7 @@ impl Network {
             }
             node.events.push(event);
         }
-        let wake = node.mesh.poll_timeout().filter(|at| node.timer.is_none_or(|timer| *at < timer));
+        let wake = timeout.filter(|at| node.timer.is_none_or(|timer| *at < timer));
         if let Some(at) = wake {
             node.timer = Some(at);
             self.push(at, What::Timer { node: index });
