@@ -305,7 +305,17 @@ impl<I: Identity> Mesh<I> {
 
     /// Who wants a subject, from the cache if nothing has changed.
     fn receivers(&mut self, subject: Subject<'_>) -> Arc<Receivers> {
-        self.cached(subject).receivers.clone()
+        match self.remembered(subject) {
+            Some(cached) => cached.receivers.clone(),
+            None => self.cached(subject).receivers.clone(),
+        }
+    }
+
+    /// What the cache holds, when it still holds good.
+    fn remembered(&self, subject: Subject<'_>) -> Option<&Cached> {
+        let cached = self.cache.get(subject.as_str())?;
+        let class = Generations::class(subject.as_str().as_bytes());
+        (cached.generation == self.table.generations().of(class)).then_some(cached)
     }
 
     fn cached(&mut self, subject: Subject<'_>) -> &mut Cached {

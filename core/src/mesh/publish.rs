@@ -48,13 +48,13 @@ pub fn split_peer_subject<'a>(subject: Subject<'a>) -> Option<(&'a str, Subject<
 impl<I: Identity> Mesh<I> {
     /// What publishing on `subject` means now. Keep it while [`Route::is_current`].
     pub fn route(&mut self, subject: Subject<'_>) -> Arc<Route> {
+        if let Some(route) = self.remembered(subject).and_then(|cached| cached.route.as_ref()) {
+            return route.clone();
+        }
         let class = Generations::class(subject.as_str().as_bytes());
         let generations = self.table.generations().clone();
         let sequence = self.sequence.clone();
         let cached = self.cached(subject);
-        if let Some(route) = &cached.route {
-            return route.clone();
-        }
         let (generation, mut receivers) = (cached.generation, cached.receivers.clone());
         if is_reserved(subject.as_str()) {
             receivers = Arc::default();
