@@ -10,6 +10,7 @@ pub mod coap;
 pub mod envelope;
 pub mod headers;
 pub mod lines;
+pub mod mesh;
 pub mod message;
 pub mod nats;
 pub mod permissions;

@@ -7,12 +7,14 @@
 mod coap;
 mod coap_client;
 mod lines;
+mod mesh;
 mod nats;
 mod subject;
 
 pub use coap::{coap_codec, coap_session};
 pub use coap_client::coap_client;
 pub use lines::raw_lines;
+pub use mesh::{mesh_codec, mesh_link};
 pub use nats::{nats_parser, nats_session};
 pub use subject::subject;
 
@@ -25,6 +27,8 @@ pub const TARGETS: &[Target] = &[
     ("coap_client", coap_client),
     ("coap_codec", coap_codec),
     ("coap_session", coap_session),
+    ("mesh_codec", mesh_codec),
+    ("mesh_link", mesh_link),
     ("nats_parser", nats_parser),
     ("nats_session", nats_session),
     ("raw_lines", raw_lines),

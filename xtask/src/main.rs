@@ -10,6 +10,7 @@ mod fuzz;
 mod load;
 mod process;
 mod shell;
+mod sim;
 mod terminal;
 mod test;
 mod tidy;
@@ -28,6 +29,8 @@ usage: cargo xtask COMMAND
                              a node and its peers side by side; writes target/bench/results.json
         --growth             the curves: subscriptions, connections, payloads
         --write, --redraw    write tables and charts into docs/, after measuring or without
+  sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…]]
+                             the mesh in virtual time: random troubles against a model, or figures at scale
   load [--parts NAME,…] [--nats N] [--sse N]
                              very many sessions, and subscribers that stop reading, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
@@ -52,6 +55,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
         ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
         ["load", rest @ ..] => load::run(&load::Options::parse(rest)?),
+        ["sim", rest @ ..] => sim::run(&sim::Options::parse(rest)?),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -110,6 +110,9 @@ impl fmt::Debug for Subject<'_> {
 pub struct Filter<'a>(&'a str);
 
 impl<'a> Filter<'a> {
+    /// The filter that every subject matches.
+    pub const EVERYTHING: Filter<'static> = Filter(">");
+
     /// Parses a filter.
     ///
     /// # Errors

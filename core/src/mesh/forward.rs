@@ -1,0 +1,139 @@
+//! What happens to a message that comes in over a link.
+//!
+//! Owns passing on and handing to clients. It must not choose who serves a queue group: the origin did.
+
+use std::time::Instant;
+
+use super::limits::MAX_HOPS;
+use super::local::SELF;
+use super::set::Slot;
+use super::wire::{MessageFrame, is_reserved};
+use super::{Delivery, Identity, LinkId, Mesh, Scope, Tag, Upstream};
+use crate::message::Message;
+use crate::subject::Subject;
+
+/// What a message asks of this node.
+struct Duty<'a> {
+    /// Somebody here wants it, or was chosen.
+    scope: Option<Scope<'a>>,
+    /// Neighbours that it goes on to.
+    links: Vec<LinkId>,
+    /// It was meant for this node for sure, not perhaps.
+    addressed: bool,
+}
+
+impl<I: Identity> Mesh<I> {
+    pub(super) fn take_message(
+        &mut self,
+        now: Instant,
+        from: LinkId,
+        frame: &MessageFrame<'_>,
+        upstream: &mut impl Upstream,
+    ) {
+        let Some(link) = self.links.get(&from) else { return };
+        let tag = frame.origin.unwrap_or(link.tag);
+        let Some(origin) = self.nodes.by_tag(tag).filter(|slot| *slot != SELF) else {
+            self.counters.unknown_origin += 1;
+            return;
+        };
+        if frame.message.size() > self.limits.max_payload_bytes {
+            self.counters.dropped_too_large += 1;
+            return;
+        }
+        let Some(node) = self.nodes.get_mut(origin) else { return };
+        if !node.window.first_time(frame.sequence) {
+            self.counters.duplicates += 1;
+            return;
+        }
+        let own = self.own_tag();
+        let mine: Vec<&str> = frame
+            .assignments
+            .iter()
+            .filter(|assignment| assignment.node == own)
+            .map(|assignment| assignment.queue)
+            .collect();
+        let mut duty = self.duty(from, origin, frame, &mine);
+        if frame.hops >= MAX_HOPS && !duty.links.is_empty() {
+            self.counters.too_many_hops += 1;
+            duty.links.clear();
+        }
+        self.pass_message_on(tag, frame, &duty.links);
+        let delivered = duty.scope.is_some_and(|scope| self.deliver(origin, &frame.message, scope, upstream));
+        if !delivered && frame.asked > 0 && frame.message.reply.is_some() {
+            // Either nobody is left whom this node was asked for, or the branch ends here without anybody.
+            let subject = frame.message.subject;
+            if duty.addressed || duty.links.is_empty() || self.local.is_believed_wanted(now, subject) {
+                self.refuse(tag, frame);
+            }
+        }
+    }
+
+    fn duty<'a>(
+        &mut self,
+        from: LinkId,
+        origin: Slot,
+        frame: &MessageFrame<'_>,
+        mine: &'a [&'a str],
+    ) -> Duty<'a> {
+        let own = self.own_tag();
+        if frame.target == Some(own) {
+            return Duty { scope: Some(Scope::Node), links: Vec::new(), addressed: true };
+        }
+        let tree = self.tree_of(origin);
+        if let Some(target) = frame.target {
+            let child = self.nodes.by_tag(target).and_then(|slot| tree.toward(slot));
+            let links = child.and_then(|child| self.link_to(child)).into_iter().filter(|link| *link != from);
+            return Duty { scope: None, links: links.collect(), addressed: false };
+        }
+        let receivers = self.receivers(frame.message.subject);
+        let chosen: Vec<Slot> =
+            frame.assignments.iter().filter_map(|assignment| self.nodes.by_tag(assignment.node)).collect();
+        let wanted = |branch: &&super::tree::Branch| {
+            branch.below.intersects(&receivers.plain)
+                || chosen.iter().any(|slot| branch.below.contains(*slot))
+        };
+        let children = tree.branches.iter().filter(wanted).map(|branch| branch.child);
+        let links = children.filter_map(|child| self.link_to(child)).filter(|link| *link != from).collect();
+        let plain = receivers.plain.contains(SELF);
+        let scope = (plain || !mine.is_empty()).then_some(Scope::Chosen { plain, groups: mine });
+        Duty { scope, links, addressed: !mine.is_empty() }
+    }
+
+    fn pass_message_on(&mut self, origin: Tag, frame: &MessageFrame<'_>, links: &[LinkId]) {
+        if links.is_empty() {
+            return;
+        }
+        let head = frame.passed_on(origin);
+        let range = self.out.write(|out| head.encode(&frame.message, out));
+        for &link in links {
+            self.send_message(link, range.clone());
+        }
+        self.out.take_back(&range);
+        self.counters.passed_on += 1;
+    }
+
+    /// Hands a message to clients here; its reply subject gets the way back.
+    fn deliver(
+        &mut self,
+        origin: Slot,
+        message: &Message<'_>,
+        scope: Scope<'_>,
+        upstream: &mut impl Upstream,
+    ) -> bool {
+        let Some(node) = self.nodes.get(origin) else { return false };
+        let mut message = *message;
+        if let Some(reply) = message.reply.filter(|reply| !is_reserved(reply.as_str())) {
+            self.scratch.clear();
+            self.scratch.extend(["_PEER.", &node.text, ".", reply.as_str()]);
+            match Subject::new(&self.scratch) {
+                Ok(reply) => message.reply = Some(reply),
+                Err(_) => {
+                    // Too long to be answered from here.
+                    self.counters.invalid += 1;
+                    return false;
+                }
+            }
+        }
+        upstream.deliver(&Delivery { origin: &node.peer, message, scope })
+    }
+}

@@ -1,0 +1,198 @@
+//! One link: how it begins, what it may carry, and how it ends.
+
+mod mesh_support;
+
+use std::time::Duration;
+
+use mesh_support::{Network, Options, peer};
+use waymeet_core::mesh::{CloseReason, Event, Limits, LinkId};
+
+const QUIET: Duration = Duration::from_millis(200);
+
+fn pair(limits: Limits) -> (Network, LinkId) {
+    let mut network = Network::new(Options { limits, ..Options::default() });
+    network.add_many(2);
+    let link = network.connect(0, 1);
+    network.run_for(QUIET);
+    (network, link)
+}
+
+fn closed(network: &mut Network, node: usize) -> Vec<CloseReason> {
+    let reason = |event: &Event| match event {
+        Event::Close { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    network.node(node).events.iter().filter_map(reason).collect()
+}
+
+#[test]
+fn a_link_is_up_on_both_sides_after_three_flights() {
+    let mut network = Network::new(Options::default());
+    network.add_many(2);
+    let link = network.connect(0, 1);
+    network.run_for(Duration::from_millis(3));
+    for (node, other) in [(0, 1), (1, 0)] {
+        let up = Event::LinkUp { link, peer: peer(other) };
+        assert!(network.node(node).events.contains(&up), "node {node}: {:?}", network.node(node).events);
+    }
+    network.run_for(QUIET);
+    assert!(network.node(0).events.contains(&Event::Joined(peer(1))));
+    assert!(network.node(1).events.contains(&Event::Joined(peer(0))));
+    assert_eq!(network.mesh(0).view_digest(), network.mesh(1).view_digest());
+}
+
+#[test]
+fn of_two_links_between_two_nodes_both_keep_the_same_and_lose_nothing() {
+    for (first, second) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
+        let mut network = Network::new(Options::default());
+        network.add_many(2);
+        network.subscribe(1, 1, "t", None);
+        network.connect(first, 1 - first);
+        network.run_for(QUIET);
+        network.publish_text(0, "t", "1");
+        network.connect(second, 1 - second);
+        for number in 2..30 {
+            network.publish_text(0, "t", &number.to_string());
+            network.run_for(Duration::from_micros(250));
+        }
+        network.run_for(QUIET);
+        assert_eq!(network.connections.len(), 1, "dialled by {first} and {second}");
+        assert_eq!(network.node(1).clients.got.len(), 29, "dialled by {first} and {second}");
+        network.publish_text(0, "t", "30");
+        network.run_for(QUIET);
+        assert_eq!(network.node(1).clients.got.len(), 30);
+    }
+}
+
+#[test]
+fn both_dial_at_once() {
+    let mut network = Network::new(Options::default());
+    network.add_many(2);
+    network.connect(0, 1);
+    network.connect(1, 0);
+    network.run_for(QUIET);
+    assert_eq!(network.connections.len(), 1);
+    assert_eq!(network.mesh(0).links().count(), 1);
+    let kept = |network: &mut Network, node: usize| network.mesh(node).links().next().map(|link| link.link);
+    assert_eq!(kept(&mut network, 0), kept(&mut network, 1));
+}
+
+#[test]
+fn a_slow_link_keeps_a_bounded_backlog_and_says_what_it_dropped() {
+    let limits = Limits { window_bytes: 10_000, backlog_bytes: 20_000, ..Limits::default() };
+    let (mut network, link) = pair(limits);
+    network.subscribe(1, 1, "t", None);
+    network.run_for(QUIET);
+    // Nothing comes back from the other side while these leave.
+    let payload = "x".repeat(1_000);
+    let taken: u32 = (0..100).map(|_| network.publish_text(0, "t", &payload).links).sum();
+    let status = network.mesh(0).links().next().unwrap();
+    assert_eq!((status.credit, status.waiting), (0, 19));
+    assert_eq!(u64::from(taken) + status.counters.dropped_slow, 100);
+    assert!((28..32).contains(&taken), "a window and a backlog of messages, not {taken}");
+    network.run_for(QUIET);
+    assert_eq!(network.node(1).clients.got.len(), taken as usize, "what waited has arrived");
+    network.run_for(Duration::from_secs(4));
+    let far = network.mesh(1).links().next().unwrap().counters;
+    assert_eq!(far.dropped_by_peer, 100 - u64::from(taken), "the far side knows");
+    assert!(network.connections.contains_key(&link));
+}
+
+#[test]
+fn what_waits_on_a_link_that_ends_is_counted() {
+    let (mut network, link) = pair(Limits { window_bytes: 1_000, ..Limits::default() });
+    network.subscribe(1, 1, "t", None);
+    network.run_for(QUIET);
+    for _ in 0..10 {
+        network.publish_text(0, "t", &"x".repeat(500));
+    }
+    let now = network.now;
+    assert_eq!(network.mesh(0).link_down(now, link), 8);
+    assert_eq!(network.mesh(0).counters().dropped_down, 8);
+}
+
+#[test]
+fn a_message_larger_than_the_peer_takes_is_dropped_there() {
+    let (mut network, _) = pair(Limits::default());
+    network.options.limits.max_payload_bytes = 16 * 1024 * 1024;
+    network.add();
+    network.connect(2, 1);
+    network.subscribe(1, 1, "t", None);
+    network.run_for(QUIET);
+    let published = network.publish_text(2, "t", &"x".repeat(8 * 1024 * 1024));
+    assert_eq!((published.links, published.dropped), (0, 1));
+    assert_eq!(network.mesh(2).links().next().unwrap().counters.dropped_too_large, 1);
+    assert_eq!(network.publish_text(2, "t", &"x".repeat(1024 * 1024)).links, 1);
+    network.run_for(QUIET);
+    assert_eq!(network.node(1).clients.got.len(), 1);
+}
+
+#[test]
+fn a_silent_peer_is_given_up_and_a_quiet_one_is_not() {
+    let (mut network, link) = pair(Limits::default());
+    network.run_for(Duration::from_secs(120));
+    assert!(network.connections.contains_key(&link));
+    assert!(network.mesh(0).links().next().unwrap().rtt == Some(Duration::from_millis(2)));
+    network.connections.get_mut(&link).unwrap().silent = true;
+    network.run_for(Duration::from_secs(11));
+    assert_eq!(closed(&mut network, 0), [CloseReason::Silent]);
+    assert!(network.node(0).events.contains(&Event::Left(peer(1))));
+}
+
+#[test]
+fn a_node_that_leaves_says_so() {
+    let (mut network, _) = pair(Limits::default());
+    let now = network.now;
+    network.mesh(0).leave(now);
+    network.settle(0);
+    network.run_for(QUIET);
+    assert!(matches!(&closed(&mut network, 1)[..], [CloseReason::Peer { code: 1, .. }]));
+    assert_eq!(network.mesh(1).reachable().count(), 0);
+    assert_eq!(network.mesh(1).connections(), 0);
+}
+
+#[test]
+fn a_node_that_starts_again_with_its_clock_set_back_is_believed() {
+    let (mut network, _) = pair(Limits::default());
+    network.crash(1);
+    network.run_for(QUIET);
+    network.start_at(1, 0);
+    network.subscribe(1, 1, "t", None);
+    network.connect(1, 0);
+    network.run_for(QUIET);
+    network.publish_text(0, "t", "x");
+    network.run_for(QUIET);
+    assert_eq!(network.node(1).clients.got.len(), 1);
+    network.subscribe(0, 2, "u", None);
+    network.run_for(QUIET);
+    network.publish_text(1, "u", "y");
+    network.run_for(QUIET);
+    assert_eq!(network.node(0).clients.got.len(), 1);
+}
+
+#[test]
+fn a_block_of_messages_takes_the_way_of_single_ones() {
+    let limits = Limits { window_bytes: 2_000, ..Limits::default() };
+    let (mut network, _) = pair(limits);
+    network.subscribe(1, 1, "t.*", None);
+    network.run_for(QUIET);
+    let subject = waymeet_core::Subject::new("t.x").unwrap();
+    let route = network.mesh(0).route(subject);
+    assert!(route.is_fixed() && route.is_current() && route.links() == 1);
+    let mut block = Vec::new();
+    for number in 0..50 {
+        let payload = format!("{number:0100}");
+        route.encode(&waymeet_core::Message::new(subject, payload.as_bytes()), &mut block);
+    }
+    let published = network.mesh(0).send_block(&route, &block, 50);
+    assert_eq!((published.links, published.dropped), (50, 0));
+    network.settle(0);
+    network.run_for(QUIET);
+    let got = &network.node(1).clients.got;
+    let numbers: Vec<u32> =
+        got.iter().map(|got| std::str::from_utf8(got.message.payload()).unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+    network.unsubscribe(1, 1);
+    network.run_for(QUIET);
+    assert!(!route.is_current(), "the route has changed");
+}
