@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::shell;
+use crate::{debian, shell};
 
 /// Programs from Debian's packages: what is looked for, the package, and the client kinds that are left
 /// out without it.
@@ -36,10 +36,16 @@ pub fn folder() -> PathBuf {
     shell::target().join("interop")
 }
 
+/// Installs libcoap's headers, which the differential test of the CoAP codec compiles a program against. It says
+/// itself when it must do without.
+pub fn libcoap_headers() -> Result<()> {
+    if Path::new("/usr/include/coap3/coap.h").is_file() { Ok(()) } else { debian::install(&["libcoap3-dev"]) }
+}
+
 /// Fetches whatever is not there yet. Without a network a warm folder is enough.
 pub fn clients() -> Result<Clients> {
     fs::create_dir_all(folder())?;
-    let missing = debian()?;
+    let missing = programs()?;
     let python = python()?;
     javascript()?;
     async_nats()?;
@@ -121,20 +127,14 @@ fn async_nats() -> Result<()> {
 }
 
 /// Installs what is missing when this is root on a Debian; says which client kinds are left out.
-fn debian() -> Result<Vec<(&'static str, String)>> {
+fn programs() -> Result<Vec<(&'static str, String)>> {
     let is_missing = |programs: &[&str]| shell::find_program(programs).is_none();
     let wanted: Vec<&str> =
         DEBIAN.iter().filter(|(p, ..)| is_missing(p)).map(|(_, package, _)| *package).collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let is_root = shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if is_root && shell::find_program(&["apt-get"]).is_some() {
-        shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
-        let mut install = Command::new("apt-get");
-        install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&wanted);
-        shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    }
+    debian::install(&wanted)?;
     let absent = DEBIAN.iter().filter(|(programs, ..)| is_missing(programs));
     Ok(absent
         .flat_map(|(_, package, kinds)| {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod debian;
 mod fetch;
 mod fuzz;
 mod load;

@@ -60,6 +60,7 @@ pub fn run_steps(steps: &[Step]) -> Result<()> {
 }
 
 fn cargo_tests() -> Result<()> {
+    fetch::libcoap_headers()?;
     shell::run(shell::cargo().args(["test", "--workspace", "--quiet", "--locked"]))
 }
 

