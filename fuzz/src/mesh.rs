@@ -118,7 +118,7 @@ struct Anybody;
 
 impl Upstream for Anybody {
     fn deliver(&mut self, delivery: &Delivery<'_>) -> bool {
-        delivery.message.payload.len() % 2 == 0
+        delivery.message.payload.len().is_multiple_of(2)
     }
 }
 

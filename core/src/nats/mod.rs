@@ -7,6 +7,7 @@
 pub mod client;
 mod connect;
 pub mod encode;
+mod line;
 mod parser;
 mod session;
 

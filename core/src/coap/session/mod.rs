@@ -211,7 +211,10 @@ impl<A: Copy + Eq + Hash> Session<A> {
 
     /// When [`Session::handle_timeout`] is to be called next.
     #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub fn next_timeout(&mut self) -> Option<Instant> {
+        // Nearly every request is answered before it would have to be acknowledged by itself.
+        let exchanges = &self.exchanges;
+        self.timers.forget_while(|due| matches!(due, Due::Acknowledge(id) if !exchanges.contains_key(id)));
         [self.timers.next(), self.transfers.next_timeout()].into_iter().flatten().min()
     }
 

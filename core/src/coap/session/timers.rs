@@ -1,7 +1,7 @@
 //! Points in time at which something is due.
 //!
-//! Owns their order. A timer is never taken back: whoever it wakes looks whether there is still something
-//! to do.
+//! Owns their order. A timer is not taken back: whoever it wakes looks whether there is still something to do.
+//! Those that nobody waits for any more are forgotten when they come first.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -31,6 +31,13 @@ impl<T> Timers<T> {
 
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(timer)| timer.at)
+    }
+
+    /// Forgets what nobody waits for any more, as far as it would be the next to be due.
+    pub(super) fn forget_while(&mut self, is_needless: impl Fn(&T) -> bool) {
+        while self.heap.peek().is_some_and(|Reverse(timer)| is_needless(&timer.due)) {
+            self.heap.pop();
+        }
     }
 
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<T> {
