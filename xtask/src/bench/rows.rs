@@ -232,13 +232,25 @@ pub const ROWS: &[Row] = &[
     ),
     coap(
         "coap-get-con",
-        "CoAP GET, CON, against libcoap",
+        "CoAP GET of the server's own, CON, against libcoap",
+        Node,
+        &coap_case("get", "con", "/healthz"),
+    ),
+    coap(
+        "coap-get-non",
+        "CoAP GET of the server's own, NON, against libcoap",
+        Node,
+        &coap_case("get", "non", "/healthz"),
+    ),
+    coap(
+        "coap-req-con",
+        "CoAP GET that a service answers, CON, against libcoap's own",
         EchoService,
         &coap_case("get", "con", "/req/bench.echo"),
     ),
     coap(
-        "coap-get-non",
-        "CoAP GET, NON, against libcoap",
+        "coap-req-non",
+        "CoAP GET that a service answers, NON, against libcoap's own",
         EchoService,
         &coap_case("get", "non", "/req/bench.echo"),
     ),

@@ -19,9 +19,13 @@ const TRY_EVERY: Duration = Duration::from_micros(200);
 /// How long one datagram's answer is waited for, before the next try.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Confirmable CoAP PUTs without a payload to `/pub/bench.coap` and `/req/bench.echo` (RFC 7252, section
-/// 3). A server of libcoap makes these resources by them.
-const PUTS: [&[u8]; 2] = [b"\x40\x03\x00\x01\xb3pub\x0abench.coap", b"\x40\x03\x00\x02\xb3req\x0abench.echo"];
+/// Confirmable CoAP PUTs without a payload to `/pub/bench.coap`, `/req/bench.echo` and `/healthz` (RFC 7252,
+/// section 3). A server of libcoap makes these resources by them.
+const PUTS: [&[u8]; 3] = [
+    b"\x40\x03\x00\x01\xb3pub\x0abench.coap",
+    b"\x40\x03\x00\x02\xb3req\x0abench.echo",
+    b"\x40\x03\x00\x03\xb7healthz",
+];
 
 /// A program that can be started.
 #[derive(Clone, Debug)]
