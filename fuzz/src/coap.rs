@@ -67,6 +67,7 @@ pub fn coap_session(data: &[u8]) {
             assert!(codec::parse(datagram).is_ok(), "sent {datagram:02x?}");
         }
         session.clear_outgoing();
+        node.published.clear();
     }
     while let Some(exchange) = node.requests.pop() {
         let message = Message::new(Subject::new("r").expect("a subject"), b"");
@@ -83,7 +84,7 @@ pub fn coap_session(data: &[u8]) {
     assert_eq!(notified, session.take_delivered().messages + node.lost, "each notification is accounted for");
 }
 
-fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         max_payload_bytes: 4_000,
         dedup_entries: 8,
@@ -102,6 +103,11 @@ fn limits() -> Limits {
     }
 }
 
+/// A page that spans blocks of every size; no two of its blocks are the same.
+pub(crate) fn big() -> Vec<u8> {
+    (0..1_500_u16).flat_map(u16::to_be_bytes).collect()
+}
+
 struct Bytes(Vec<u8>);
 
 impl Event for Bytes {
@@ -114,8 +120,11 @@ impl Event for Bytes {
     }
 }
 
+/// A node that keeps what it is told.
 #[derive(Default)]
-struct Node {
+pub(crate) struct Node {
+    /// What was published since this was last emptied, and by whom.
+    pub(crate) published: Vec<(u8, Vec<u8>)>,
     requests: Vec<ExchangeId>,
     observed: Vec<ObservationId>,
     lost: u64,
@@ -126,11 +135,12 @@ impl Upstream<u8> for Node {
         from < 2
     }
 
-    fn publish(&mut self, _: u8, message: &Message<'_>) -> Result<(), Refusal> {
-        match message.payload.first() {
-            Some(0) => Err(Refusal::NoPermission),
-            _ => Ok(()),
+    fn publish(&mut self, from: u8, message: &Message<'_>) -> Result<(), Refusal> {
+        if message.payload.first() == Some(&0) {
+            return Err(Refusal::NoPermission);
         }
+        self.published.push((from, message.payload.to_vec()));
+        Ok(())
     }
 
     fn request(&mut self, id: ExchangeId, _: u8, _: &Message<'_>, _: Duration) -> Result<(), Refusal> {
@@ -160,10 +170,6 @@ impl Upstream<u8> for Node {
     }
 
     fn read(&mut self, _: u8, name: &str) -> Option<Representation> {
-        (name == "big").then(|| Representation {
-            content_format: None,
-            available: true,
-            payload: vec![7; 3_000],
-        })
+        (name == "big").then(|| Representation { content_format: None, available: true, payload: big() })
     }
 }

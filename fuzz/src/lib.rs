@@ -5,6 +5,7 @@
 //! panics when something does not hold.
 
 mod coap;
+mod coap_blocks;
 mod coap_client;
 mod lines;
 mod mesh;
@@ -12,6 +13,7 @@ mod nats;
 mod subject;
 
 pub use coap::{coap_codec, coap_session};
+pub use coap_blocks::coap_blocks;
 pub use coap_client::coap_client;
 pub use lines::raw_lines;
 pub use mesh::{mesh_codec, mesh_link};
@@ -24,6 +26,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
 /// a folder in `seeds`.
 pub const TARGETS: &[Target] = &[
+    ("coap_blocks", coap_blocks),
     ("coap_client", coap_client),
     ("coap_codec", coap_codec),
     ("coap_session", coap_session),
