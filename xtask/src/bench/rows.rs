@@ -230,18 +230,8 @@ pub const ROWS: &[Row] = &[
         Node,
         &coap_case("post", "non", "/pub/bench.coap"),
     ),
-    coap(
-        "coap-get-con",
-        "CoAP GET, CON, against libcoap",
-        Node,
-        &coap_case("get", "con", "/healthz"),
-    ),
-    coap(
-        "coap-get-non",
-        "CoAP GET, NON, against libcoap",
-        Node,
-        &coap_case("get", "non", "/healthz"),
-    ),
+    coap("coap-get-con", "CoAP GET, CON, against libcoap", Node, &coap_case("get", "con", "/healthz")),
+    coap("coap-get-non", "CoAP GET, NON, against libcoap", Node, &coap_case("get", "non", "/healthz")),
     coap(
         "coap-req-con",
         "CoAP GET of a service, CON, libcoap",
