@@ -18,12 +18,11 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
 use socket2::Domain;
-use tokio::net::UdpSocket;
 
 use super::{BATCH, MAX_DATAGRAM, Unreachable, Way, canonical, of_family};
 
@@ -72,7 +71,7 @@ impl Batch {
 }
 
 /// Asks for the error queue, and for the address that a datagram was sent to where the socket has several.
-pub(super) fn prepare(socket: &std::net::UdpSocket, local: SocketAddr) -> io::Result<()> {
+pub(super) fn prepare(socket: &UdpSocket, local: SocketAddr) -> io::Result<()> {
     let fd = socket.as_raw_fd();
     let several = local.ip().is_unspecified();
     match local {

@@ -5,17 +5,18 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+mod poll;
 #[cfg(any(not(target_os = "linux"), test))]
 mod portable;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 #[cfg(target_os = "linux")]
 use linux as driver;
@@ -55,7 +56,9 @@ pub struct Unreachable {
 /// A UDP socket, bound, in the hands of the runtime.
 #[derive(Debug)]
 pub struct Socket {
-    inner: UdpSocket,
+    /// Polled for what comes in only. A socket that is polled for room as well wakes its poller for each datagram
+    /// that has left, and there is nearly always room.
+    inner: AsyncFd<UdpSocket>,
     domain: Domain,
 }
 
@@ -63,7 +66,7 @@ pub struct Socket {
 ///
 /// # Errors
 /// As the operating system reports them.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
@@ -81,10 +84,11 @@ impl Socket {
     ///
     /// # Errors
     /// When the runtime cannot poll it or the operating system refuses an option.
-    pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         driver::prepare(&socket, local)?;
-        Ok(Self { inner: UdpSocket::from_std(socket)?, domain: Domain::for_address(local) })
+        let inner = poll::register(socket, Interest::READABLE | Interest::ERROR)?;
+        Ok(Self { inner, domain: Domain::for_address(local) })
     }
 
     /// The address that it is bound to.
@@ -92,7 +96,7 @@ impl Socket {
     /// # Errors
     /// As the operating system reports them.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+        self.inner.get_ref().local_addr()
     }
 
     /// Waits until there is something to read, be it a datagram or an error.
@@ -112,8 +116,8 @@ impl Socket {
         // Here and not in the driver, which is not asked where the runtime knows that there is nothing.
         batch.clear();
         let mut received = 0;
-        let outcome = self.inner.try_io(Interest::READABLE, || {
-            received = driver::receive(&self.inner, batch)?;
+        let outcome = self.inner.try_io(Interest::READABLE, |socket| {
+            received = driver::receive(socket, batch)?;
             // A short read has emptied the socket: what comes later is a new event.
             if received < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
@@ -134,27 +138,30 @@ impl Socket {
         datagrams: impl Iterator<Item = (Way, &'a [u8])> + Clone,
     ) -> io::Result<usize> {
         loop {
-            let domain = self.domain;
-            let datagrams = datagrams.clone();
-            let sent = self
-                .inner
-                .try_io(Interest::WRITABLE, || driver::send(&self.inner, domain, datagrams.take(BATCH)));
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.inner.writable().await?,
+            match driver::send(self.inner.get_ref(), self.domain, datagrams.clone().take(BATCH)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
                 other => return other,
             }
         }
     }
 
-    /// The next peer of which the network said that nobody is there.
+    /// The next peer of which the network said that nobody is there. One that the runtime has not heard of yet is
+    /// found when it has.
     pub fn take_unreachable(&self) -> Option<Unreachable> {
         let mut taken = None;
         // Readiness for errors is given back when the queue is empty; nobody waits for the outcome.
-        let _ = self.inner.try_io(Interest::ERROR, || {
-            taken = driver::take_unreachable(&self.inner);
+        let _ = self.inner.try_io(Interest::ERROR, |socket| {
+            taken = driver::take_unreachable(socket);
             if taken.is_none() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        taken.or_else(|| driver::take_unreachable(&self.inner))
+        taken
+    }
+
+    /// Waits until the kernel takes another datagram. The kernel polls a descriptor once, so that this needs another
+    /// one for the socket.
+    async fn room(&self) -> io::Result<()> {
+        let another = poll::register(self.inner.get_ref().try_clone()?, Interest::WRITABLE)?;
+        another.writable().await.map(drop)
     }
 }
 

@@ -131,20 +131,36 @@ fn the_network_says_who_has_gone() {
 #[test]
 fn one_by_one_is_the_same() {
     runtime(async {
-        let socket = UdpSocket::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let socket = Socket::new(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let client = client("127.0.0.1:0");
         for number in 0..3_u8 {
             client.send_to(&[number], socket.local_addr().unwrap()).unwrap();
         }
         socket.readable().await.unwrap();
+        let socket = socket.inner.get_ref();
         let mut batch = portable::Batch::default();
-        assert_eq!(portable::receive(&socket, &mut batch).unwrap(), 3);
+        assert_eq!(portable::receive(socket, &mut batch).unwrap(), 3);
         let heard: Vec<(Way, &[u8])> = batch.iter().collect();
         assert_eq!(heard[2], (Way::to(client.local_addr().unwrap()), &[2][..]));
-        socket.writable().await.unwrap();
-        assert_eq!(portable::send(&socket, Domain::IPV4, heard.iter().copied()).unwrap(), 3);
+        assert_eq!(portable::send(socket, Domain::IPV4, heard.iter().copied()).unwrap(), 3);
         assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
-        assert_eq!(portable::take_unreachable(&socket), None);
+        assert_eq!(portable::take_unreachable(socket), None);
         assert!(portable::prepare(&client, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).is_ok());
+    });
+}
+
+#[test]
+fn waiting_for_room_ends_where_there_is_some() {
+    runtime(async {
+        let socket = Socket::new(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        // Loopback always has room: what is shown is that a second descriptor is polled for it, and again.
+        for _ in 0..2 {
+            socket.room().await.unwrap();
+        }
+        assert_eq!(
+            socket.send([(Way::to(socket.local_addr().unwrap()), &b"x"[..])].into_iter()).await.unwrap(),
+            1
+        );
+        assert_eq!(receive(&socket, &mut Batch::default()).await, 1);
     });
 }
