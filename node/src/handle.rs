@@ -15,7 +15,7 @@ use waymeet_core::{Filter, Message};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox, WireOutbox};
+use crate::outbox::{Asker, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, WireOutbox};
 use crate::publisher::{Origin, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
@@ -214,25 +214,37 @@ impl NodeHandle {
         from: Listener,
         message: &Message<'_>,
     ) -> Result<Arc<Delivery>, RequestError> {
-        let slot = self.shared.replies.wait(from).map_err(|_| {
+        let slot = Arc::new(Slot::default());
+        let _asked = self.ask(from, message, slot.clone(), 0)?;
+        outcome(Reply(&slot).await)
+    }
+
+    /// Sends a request whose reply `asker` is given under the number `request`; see [`outcome`] for what the reply
+    /// may say. The request waits until what is returned is dropped, which nobody does but the asker.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::request`], without its time-out.
+    pub(crate) fn ask(
+        &self,
+        from: Listener,
+        message: &Message<'_>,
+        asker: Arc<dyn Asker>,
+        request: u64,
+    ) -> Result<Asked, RequestError> {
+        let place = self.shared.replies.wait(from, asker, request).map_err(|_| {
             self.shared.metrics.rejected(from, DropReason::Overloaded);
             RequestError::Overloaded
         })?;
-        let request = Message { reply: Some(slot.subject()), ..*message };
+        let reply = place.subject();
         // Before it is routed, so that a drain that begins meanwhile finds it.
-        let _in_flight = InFlight::new(&self.shared);
-        let (verdict, outcome) = self.route(from, &request, false);
+        let asked = Asked { _place: place, _in_flight: InFlight::new(self.shared.clone()) };
+        let message = Message { reply: Some(reply.as_subject()), ..*message };
+        let (verdict, outcome) = self.route(from, &message, false);
         self.check(verdict)?;
         if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
             return Err(RequestError::NoResponders);
         }
-        let delivery = slot.await;
-        // A responder in between, such as a node beyond a link, says by this status that there is none.
-        let message = delivery.message();
-        if message.payload.is_empty() && message.headers.status() == Some(503) {
-            return Err(RequestError::NoResponders);
-        }
-        Ok(delivery)
+        Ok(asked)
     }
 
     /// A bounded queue that subscriptions deliver into. Dropping it ends them.
@@ -329,17 +341,34 @@ impl NodeHandle {
     }
 }
 
-/// Counts a request while it waits, so that a drain can wait for it.
-struct InFlight<'a>(&'a Shared);
+/// What a reply says: a responder in between, such as a node beyond a link, tells by a status that there is none.
+pub(crate) fn outcome(reply: Arc<Delivery>) -> Result<Arc<Delivery>, RequestError> {
+    let message = reply.message();
+    if message.payload.is_empty() && message.headers.status() == Some(503) {
+        return Err(RequestError::NoResponders);
+    }
+    Ok(reply)
+}
 
-impl<'a> InFlight<'a> {
-    fn new(shared: &'a Shared) -> Self {
+/// A request that waits for its reply; dropping it ends the waiting.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    _place: Place,
+    _in_flight: InFlight,
+}
+
+/// Counts a request while it waits, so that a drain can wait for it.
+#[derive(Debug)]
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    fn new(shared: Arc<Shared>) -> Self {
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
         Self(shared)
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }

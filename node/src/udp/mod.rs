@@ -3,6 +3,7 @@
 //! Owns a UDP socket's options and the way of datagrams through the kernel. It must not know what they say.
 //! Where the operating system has no batches they go one by one; nobody above notices.
 
+mod linger;
 #[cfg(target_os = "linux")]
 mod linux;
 mod poll;
@@ -24,6 +25,7 @@ use linux as driver;
 use portable as driver;
 
 pub use driver::Batch;
+pub(crate) use linger::Linger;
 
 /// How many datagrams are read or sent with one system call.
 pub const BATCH: usize = 64;
@@ -124,6 +126,19 @@ impl Socket {
         match outcome {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(received),
+        }
+    }
+
+    /// Lets others run, and reads what they have sent meanwhile. For a runtime that has nothing else to do: it
+    /// stands still for as long as the kernel lets others run.
+    ///
+    /// # Errors
+    /// As [`Socket::receive`].
+    pub fn linger(&self, batch: &mut Batch) -> io::Result<usize> {
+        std::thread::yield_now();
+        match driver::receive(self.inner.get_ref(), batch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
         }
     }
 

@@ -3,23 +3,27 @@
 //! Owns the clock and the order of work: many datagrams are read before the first answer is sent. It must not know
 //! what the datagrams mean; core's session does.
 
+mod requests;
 mod upstream;
 
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, StreamExt as _};
 use waymeet_core::coap::session::ObservationId;
 use waymeet_core::coap::{Limits, Session};
 
-use self::upstream::{Answer, NodeUpstream};
+use self::requests::Answer;
+use self::upstream::{NodeUpstream, request_failure};
 use crate::config::Config;
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::{Item, MailboxLimits};
-use crate::udp::{self, BATCH, Batch, Socket, Way};
+use crate::udp::{self, BATCH, Batch, Linger, Socket, Way};
+use crate::worker;
 
 /// How far off the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
@@ -43,15 +47,19 @@ struct Driver {
     session: Session<Way>,
     upstream: NodeUpstream,
     batch: Batch,
+    linger: Linger,
     /// Our addresses that datagrams have come to; one `None` where the socket has a single one.
     locals: HashSet<Option<IpAddr>>,
 }
+
+/// How often a batch is followed by a look for another one before other tasks have their turn.
+const MAX_LINGERS: usize = 4;
 
 /// What a wait has brought.
 enum Woken {
     Readable,
     Item(Option<Item>),
-    Answer(Answer),
+    Answers,
     Timeout,
     Stopped,
 }
@@ -66,7 +74,8 @@ impl Driver {
         };
         let session = Session::new(limits, rand::random(), Instant::now());
         let upstream = NodeUpstream::new(node.clone(), observations);
-        Self { socket, node, session, upstream, batch: Batch::default(), locals: HashSet::new() }
+        let (batch, linger, locals) = (Batch::default(), Linger::default(), HashSet::new());
+        Self { socket, node, session, upstream, batch, linger, locals }
     }
 
     async fn run(mut self) {
@@ -75,11 +84,12 @@ impl Driver {
         let mut timer = pin!(tokio::time::sleep(IDLE));
         let mut armed = None;
         loop {
-            let due = self.session.next_timeout();
-            if due != armed {
-                armed = due;
-                let at = due.unwrap_or_else(|| Instant::now() + IDLE);
-                timer.as_mut().reset(at.into());
+            let requests = &self.upstream.requests;
+            let due = [self.session.next_timeout(), requests.next_timeout()].into_iter().flatten().min();
+            // A timer that fires too early finds nothing to do; moving it for every message would cost more.
+            if let Some(due) = due.filter(|&due| armed.is_none_or(|armed| due < armed)) {
+                armed = Some(due);
+                timer.as_mut().reset(due.into());
             }
             let woken = tokio::select! {
                 readable = self.socket.readable() => match readable {
@@ -87,7 +97,7 @@ impl Driver {
                     Err(error) => return tracing::error!(%error, "the CoAP listener cannot be read"),
                 },
                 item = self.upstream.mailbox.recv() => Woken::Item(item),
-                Some(answer) = self.upstream.requests.next() => Woken::Answer(answer),
+                () = poll_fn(|cx| self.upstream.requests.poll_ready(cx)) => Woken::Answers,
                 () = timer.as_mut() => Woken::Timeout,
                 () = stopped.as_mut() => Woken::Stopped,
             };
@@ -95,7 +105,7 @@ impl Driver {
             let goes_on = match woken {
                 Woken::Readable => {
                     self.part_from_vanished(now);
-                    self.receive(now);
+                    self.receive(now).await;
                     true
                 }
                 Woken::Item(None) | Woken::Stopped => false,
@@ -103,41 +113,63 @@ impl Driver {
                     self.deliver(now, item);
                     true
                 }
-                Woken::Answer(answer) => {
-                    self.respond(now, answer);
-                    true
-                }
+                Woken::Answers => true,
                 Woken::Timeout => {
                     armed = None;
+                    timer.as_mut().reset((now + IDLE).into());
                     self.session.handle_timeout(now, &mut self.upstream);
+                    while let Some(late) = self.upstream.requests.take_late(now) {
+                        self.respond(now, late);
+                    }
                     true
                 }
             };
             if !goes_on {
                 self.session.shut_down(now, &mut self.upstream);
             }
-            self.answer_what_is_ready(now);
-            self.flush(now).await;
+            self.finish_round(now).await;
             if !goes_on {
                 return;
             }
         }
     }
 
-    /// Reads the datagrams that are there, up to a batch.
-    fn receive(&mut self, now: Instant) {
-        match self.socket.receive(&mut self.batch) {
-            Ok(_) => {
-                for (way, datagram) in self.batch.iter() {
-                    if self.locals.len() < MAX_LOCALS {
-                        self.locals.insert(way.local);
-                    }
-                    self.session.receive(now, way, datagram, &mut self.upstream);
-                }
+    /// Reads the datagrams that are there; and again, while those who ask are likely to be sending more.
+    async fn receive(&mut self, mut now: Instant) {
+        let received = self.socket.receive(&mut self.batch);
+        let mut taken = self.take_in(now, received);
+        for _ in 0..MAX_LINGERS {
+            // Replies and what others subscribe to would have to wait until everybody else has run.
+            let waited_for = !self.upstream.requests.is_empty() || worker::has_unflushed();
+            if taken == 0 || waited_for || !self.linger.is_worth_it() {
+                return;
             }
-            // What the network says about an earlier datagram of ours; the next read is another one.
-            Err(error) => tracing::debug!(%error, "a datagram did not arrive"),
+            self.finish_round(now).await;
+            let before = Instant::now();
+            let received = self.socket.linger(&mut self.batch);
+            now = Instant::now();
+            taken = self.take_in(now, received);
+            self.linger.learn(taken, now - before);
         }
+    }
+
+    /// Hands a batch to the session. Returns how many datagrams it held.
+    fn take_in(&mut self, now: Instant, received: io::Result<usize>) -> usize {
+        let received = match received {
+            Ok(received) => received,
+            // What the network says about an earlier datagram of ours; the next read is another one.
+            Err(error) => {
+                tracing::debug!(%error, "a datagram did not arrive");
+                return 0;
+            }
+        };
+        for (way, datagram) in self.batch.iter() {
+            if self.locals.len() < MAX_LOCALS {
+                self.locals.insert(way.local);
+            }
+            self.session.receive(now, way, datagram, &mut self.upstream);
+        }
+        received
     }
 
     /// Ends what the session has with peers that are no longer there.
@@ -172,18 +204,18 @@ impl Driver {
     }
 
     fn respond(&mut self, now: Instant, (exchange, outcome): Answer) {
-        match &outcome {
+        match outcome {
             Ok(delivery) => self.session.respond(now, exchange, Ok(&delivery.message())),
-            Err(failure) => self.session.respond(now, exchange, Err(failure)),
+            Err(error) => self.session.respond(now, exchange, Err(&request_failure(error))),
         }
     }
 
-    /// Starts the requests of this batch, and takes the answers that are there at once (no responders, say), so
-    /// that they leave with the batch.
-    fn answer_what_is_ready(&mut self, now: Instant) {
-        while let Some(answer) = self.upstream.requests.next().now_or_never().flatten() {
+    /// Takes the answers that are there, and sends what the round has brought together.
+    async fn finish_round(&mut self, now: Instant) {
+        while let Some(answer) = self.upstream.requests.take() {
             self.respond(now, answer);
         }
+        self.flush(now).await;
     }
 
     /// Sends what the session wants sent, a batch with each system call. Where the socket takes no more it is waited

@@ -1,14 +1,11 @@
 //! The node as the CoAP session sees it.
 //!
-//! Owns the subscriptions behind observations and the requests that wait for their replies. It must not
+//! Owns the subscriptions behind observations; `requests` has the requests that wait for their replies. It must not
 //! know datagrams.
 
 use std::collections::HashMap;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use waymeet_core::coap::Upstream;
 use waymeet_core::coap::content_format::{JSON, TEXT};
@@ -17,6 +14,7 @@ use waymeet_core::coap::session::{
 };
 use waymeet_core::{Message, SubjectFilter};
 
+use super::requests::Requests;
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
 use crate::metrics::{DropReason, Listener, SessionGuard};
@@ -24,15 +22,11 @@ use crate::outbox::MailboxLimits;
 use crate::publisher::Verdict;
 use crate::udp::Way;
 
-/// A request's outcome.
-pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestFailure>);
-
 pub(super) struct NodeUpstream {
     node: NodeHandle,
     /// One for all observations; the tag is the observation.
     pub(super) mailbox: Mailbox,
-    /// The session bounds how many there are.
-    pub(super) requests: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    pub(super) requests: Requests,
     observations: HashMap<ObservationId, Observed>,
 }
 
@@ -54,7 +48,7 @@ struct Peers<'a> {
 impl NodeUpstream {
     pub(super) fn new(node: NodeHandle, observations: MailboxLimits) -> Self {
         let mailbox = node.mailbox(Listener::Coap, observations);
-        Self { node, mailbox, requests: FuturesUnordered::new(), observations: HashMap::new() }
+        Self { node, mailbox, requests: Requests::default(), observations: HashMap::new() }
     }
 }
 
@@ -83,11 +77,7 @@ impl Upstream<Way> for NodeUpstream {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<(), Refusal> {
-        let (node, message) = (self.node.clone(), message.to_owned());
-        self.requests.push(Box::pin(async move {
-            let outcome = node.request(Listener::Coap, &message.as_message(), timeout).await;
-            (exchange, outcome.map_err(request_failure))
-        }));
+        self.requests.ask(&self.node, exchange, message, timeout);
         Ok(())
     }
 
@@ -158,7 +148,7 @@ impl Event for Delivery {
     }
 }
 
-fn request_failure(error: RequestError) -> RequestFailure {
+pub(super) fn request_failure(error: RequestError) -> RequestFailure {
     match error {
         RequestError::NoResponders => RequestFailure::NoResponders,
         RequestError::Timeout => RequestFailure::Timeout,
