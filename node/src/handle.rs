@@ -15,7 +15,7 @@ use waymeet_core::{Filter, Message};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox, WireOutbox};
+use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, WireOutbox};
 use crate::publisher::{Origin, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
@@ -209,12 +209,22 @@ impl NodeHandle {
     }
 
     /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
-    pub(crate) async fn request_untimed(
+    pub(crate) fn request_untimed(
         &self,
         from: Listener,
         message: &Message<'_>,
+    ) -> impl Future<Output = Result<Arc<Delivery>, RequestError>> {
+        self.request_counted(from, CountedBy::Outbox, message)
+    }
+
+    /// As [`NodeHandle::request_untimed`], for a listener that may count the reply itself.
+    pub(crate) async fn request_counted(
+        &self,
+        from: Listener,
+        counted_by: CountedBy,
+        message: &Message<'_>,
     ) -> Result<Arc<Delivery>, RequestError> {
-        let slot = self.shared.replies.wait(from).map_err(|_| {
+        let slot = self.shared.replies.wait(from, counted_by).map_err(|_| {
             self.shared.metrics.rejected(from, DropReason::Overloaded);
             RequestError::Overloaded
         })?;
@@ -238,8 +248,19 @@ impl NodeHandle {
     /// A bounded queue that subscriptions deliver into. Dropping it ends them.
     #[must_use]
     pub fn mailbox(&self, listener: Listener, limits: MailboxLimits) -> Mailbox {
+        self.mailbox_counted(listener, CountedBy::Outbox, limits)
+    }
+
+    /// As [`NodeHandle::mailbox`], for a listener that may count what it delivers itself.
+    pub(crate) fn mailbox_counted(
+        &self,
+        listener: Listener,
+        counted_by: CountedBy,
+        limits: MailboxLimits,
+    ) -> Mailbox {
         let session = self.shared.next_session();
-        let queue = MailboxQueue::new(session, listener, limits, self.shared.metrics.clone());
+        let metrics = self.shared.metrics.clone();
+        let queue = MailboxQueue::new(session, listener, counted_by, limits, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
         Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use waymeet_core::{Subject, SubjectFilter};
 
+use super::CountedBy;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
@@ -24,8 +25,8 @@ const MAX_WAITING: usize = 65_536;
 #[error("{MAX_WAITING} requests are waiting for a reply already")]
 pub(crate) struct TooManyRequests;
 
-/// Who waits, and on behalf of which listener.
-type Waiter = (Listener, oneshot::Sender<Arc<Delivery>>);
+/// Who waits, on behalf of which listener, and who counts the reply.
+type Waiter = (Listener, CountedBy, oneshot::Sender<Arc<Delivery>>);
 
 #[derive(Debug)]
 pub(crate) struct Replies {
@@ -57,7 +58,11 @@ impl Replies {
 
     /// Takes a place for one request. Its token is random: who knows one reply subject cannot guess
     /// another one's.
-    pub(crate) fn wait(self: &Arc<Self>, listener: Listener) -> Result<ReplySlot, TooManyRequests> {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        listener: Listener,
+        counted_by: CountedBy,
+    ) -> Result<ReplySlot, TooManyRequests> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
@@ -69,7 +74,7 @@ impl Replies {
                 break token;
             }
         };
-        waiting.insert(token, (listener, sender));
+        waiting.insert(token, (listener, counted_by, sender));
         drop(waiting);
         let subject = format!("{}{token:016x}", self.prefix);
         Ok(ReplySlot { replies: self.clone(), token, receiver, subject })
@@ -82,14 +87,13 @@ impl Replies {
             subject.as_str().strip_prefix(&self.prefix).and_then(|token| u64::from_str_radix(token, 16).ok());
         let waiter = token.and_then(|token| self.waiting.lock().remove(&token));
         let bytes = delivery.message().size() as u64;
-        let Some((listener, sender)) = waiter else {
+        let Some((listener, counted_by, sender)) = waiter else {
             self.metrics.dropped(Listener::Embedded, DropReason::SubscriberGone, 1);
             return false;
         };
         let taken = sender.send(delivery.clone()).is_ok();
         if taken {
-            // A reply may be too large for a datagram; its listener counts what became of it.
-            if listener != Listener::Datagrams {
+            if counted_by == CountedBy::Outbox {
                 self.metrics.delivered(listener, 1, bytes);
             }
         } else {

@@ -23,8 +23,9 @@ use waymeet_core::{Headers, Message, Subject};
 use super::answer::{Failure, Outcome, check};
 use super::subject::{SubjectTemplate, TemplateError};
 use crate::config::{DatagramListener, RawMode};
-use crate::handle::NodeHandle;
+use crate::handle::{NodeHandle, RequestError};
 use crate::metrics::{DropReason, Listener};
+use crate::outbox::CountedBy;
 use crate::publisher::Origin;
 
 /// What goes to an address off loopback is at most so many times the request (design, section 5).
@@ -212,7 +213,10 @@ impl Driver {
             let outcome = match Subject::new(&subject) {
                 Ok(subject) => {
                     let message = Message::new(subject, &payload);
-                    let reply = node.request(Listener::Datagrams, &message, timeout).await;
+                    // A reply may be too large to be sent, which is known when it is tried.
+                    let reply = node.request_counted(Listener::Datagrams, CountedBy::Listener, &message);
+                    let reply = tokio::time::timeout(timeout, reply).await;
+                    let reply = reply.unwrap_or(Err(RequestError::Timeout));
                     reply.map_err(|error| Failure::of(error, timeout))
                 }
                 Err(_) => Err(Failure::NoPermission),
