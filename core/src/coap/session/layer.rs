@@ -17,7 +17,7 @@ use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
 use crate::coap::codec;
 use crate::coap::option::number;
-use crate::coap::{Code, Type};
+use crate::coap::{Code, Retransmission, Type};
 
 impl<A: Copy + Eq + Hash> Session<A> {
     /// Answers a request at once: on the acknowledgement when it was Confirmable (section 5.2.1), in a
@@ -114,8 +114,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
             endpoint.timer = None;
         }
         let mut silent = false;
-        for message in endpoint.in_flight().filter(|message| message.deadline <= now) {
-            if message.retransmit(now) {
+        for message in endpoint.in_flight().filter(|message| message.retransmission.deadline() <= now) {
+            if message.retransmission.again(now) {
                 self.out.push(address, |out| out.extend_from_slice(&message.datagram));
             } else {
                 silent = true;
@@ -165,7 +165,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             self.send(now, address, outbound);
         }
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
-        let deadline = endpoint.in_flight().map(|message| message.deadline).min();
+        let deadline = endpoint.in_flight().map(|message| message.retransmission.deadline()).min();
         let waiting = endpoint.notifications.iter().take(LOOKAHEAD).filter_map(|n| n.observation);
         let held = waiting.filter_map(|id| self.observations.get(&id)?.held_until());
         let released = held.filter(|until| *until > now).min();
@@ -191,8 +191,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         self.out.push(address, |out| out.extend_from_slice(&outbound.datagram));
         if outbound.confirmable {
-            let message =
-                InFlight::new(now, message_id, outbound.observation, outbound.datagram, self.random.next());
+            let message = InFlight {
+                message_id,
+                observation: outbound.observation,
+                datagram: outbound.datagram,
+                retransmission: Retransmission::begin(now, self.random.next()),
+            };
             match message.observation {
                 None => endpoint.responding = Some(message),
                 Some(_) => endpoint.notifying = Some(message),
