@@ -57,6 +57,8 @@ pub(super) struct Endpoint {
     next_message_id: u16,
     /// When the last message came or went.
     pub(super) last_message: Instant,
+    /// When the last message came.
+    pub(super) last_heard: Instant,
     /// Whether it is known to be where it says it is (RFC 9175, section 2.3): nothing that is larger than three
     /// times what it has sent goes to it before.
     pub(super) proved: bool,
@@ -66,7 +68,7 @@ pub(super) struct Endpoint {
     /// a response belongs to what its client began, and the client's own NSTART holds it back. So it does not
     /// wait behind a notification, which may be retransmitted for MAX_TRANSMIT_WAIT.
     pub(super) responding: Option<InFlight>,
-    /// The notification that does: at most NSTART, which is 1, at a time (RFC 7641, section 4.5.1).
+    /// The notification that does, or a ping: at most NSTART, which is 1, at a time (RFC 7641, section 4.5.1).
     pub(super) notifying: Option<InFlight>,
     /// Separate responses; they go before notifications, because somebody waits for each of them.
     pub(super) responses: VecDeque<Outbound>,
@@ -87,6 +89,7 @@ impl Endpoint {
         Self {
             next_message_id: first_message_id,
             last_message: now,
+            last_heard: now,
             proved: false,
             memory: Memory::default(),
             responding: None,

@@ -73,6 +73,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// An acknowledgement of ours came in.
     pub(super) fn acknowledged(&mut self, now: Instant, from: A, message_id: u16) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
+        endpoint.last_heard = now;
         let is_this = |message: &mut InFlight| message.message_id == message_id;
         let acknowledged =
             endpoint.responding.take_if(is_this).or_else(|| endpoint.notifying.take_if(is_this));
@@ -94,9 +95,13 @@ impl<A: Copy + Eq + Hash> Session<A> {
         upstream: &mut impl Upstream<A>,
     ) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        let response = endpoint.responding.take_if(|message| message.message_id == message_id);
-        let notification = endpoint.notifying.as_ref().filter(|message| message.message_id == message_id);
-        let observation = match (response, notification) {
+        endpoint.last_heard = now;
+        let is_this = |message: &InFlight| message.message_id == message_id;
+        let response = endpoint.responding.take_if(|message| is_this(message));
+        // This is how a ping is answered.
+        let ping = endpoint.notifying.take_if(|message| is_this(message) && message.observation.is_none());
+        let notification = endpoint.notifying.as_ref().filter(|message| is_this(message));
+        let observation = match (response.or(ping), notification) {
             (Some(_), _) => None,
             (None, Some(message)) => message.observation,
             (None, None) => endpoint.observation_of(message_id),
@@ -140,6 +145,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         endpoint.responses.clear();
         endpoint.responding = None;
+        endpoint.notifying.take_if(|message| message.observation.is_none());
         self.queued_bytes -= std::mem::take(&mut endpoint.notification_bytes);
         for notification in std::mem::take(&mut endpoint.notifications) {
             let Some(id) = notification.observation else { continue };

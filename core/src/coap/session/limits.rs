@@ -12,6 +12,8 @@ pub const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
 pub const NON_LIFETIME: Duration = Duration::from_secs(145);
 /// RFC 7641, section 4.5: a Non-confirmable observation gets a Confirmable notification at least this often.
 pub const CONFIRM_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked for observers who have fallen silent.
+pub const PRESENCE_STEP: Duration = Duration::from_secs(60 * 60);
 /// How long an answer may take before a Confirmable request is acknowledged on its own (RFC 7252,
 /// section 5.2.2). Far below [`ACK_TIMEOUT`](crate::coap::ACK_TIMEOUT), so that the client does not retransmit.
 pub const PIGGYBACK_WAIT: Duration = Duration::from_millis(100);
