@@ -12,6 +12,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
@@ -32,6 +33,9 @@ const MAX_DATAGRAM: usize = 65_535;
 
 /// What the kernel is asked to hold while a batch is worked on; it may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How many errors of earlier datagrams are passed over before one is taken to be about the datagram at hand.
+const OTHERS_ERRORS: usize = 3;
 
 /// A way between here and there: who is at the other end, and which of our addresses it knows us by.
 ///
@@ -55,7 +59,7 @@ pub struct Unreachable {
 /// A UDP socket, bound, in the hands of the runtime.
 #[derive(Debug)]
 pub struct Socket {
-    inner: UdpSocket,
+    inner: Arc<UdpSocket>,
     domain: Domain,
 }
 
@@ -72,19 +76,20 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.set_nonblocking(true)?;
+    // Before it is bound, because the kernel notes the address that a datagram was sent to when it arrives.
+    driver::prepare(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 impl Socket {
-    /// Takes over a bound socket.
+    /// Takes over a socket of [`bind`].
     ///
     /// # Errors
-    /// When the runtime cannot poll it or the operating system refuses an option.
+    /// When the runtime cannot poll it.
     pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        driver::prepare(&socket, local)?;
-        Ok(Self { inner: UdpSocket::from_std(socket)?, domain: Domain::for_address(local) })
+        Ok(Self { inner: Arc::new(UdpSocket::from_std(socket)?), domain: Domain::for_address(local) })
     }
 
     /// The address that it is bound to.
@@ -127,12 +132,12 @@ impl Socket {
     /// where there is none.
     ///
     /// # Errors
-    /// The first datagram cannot be sent, or an earlier one could not be delivered ([`Socket::take_unreachable`]
-    /// tells which). Nothing was sent, and the first one may be tried again.
+    /// The first datagram cannot be sent, and nothing was.
     pub async fn send<'a>(
         &self,
         datagrams: impl Iterator<Item = (Way, &'a [u8])> + Clone,
     ) -> io::Result<usize> {
+        let mut errors = 0;
         loop {
             let domain = self.domain;
             let datagrams = datagrams.clone();
@@ -141,8 +146,24 @@ impl Socket {
                 .try_io(Interest::WRITABLE, || driver::send(&self.inner, domain, datagrams.take(BATCH)));
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.inner.writable().await?,
+                // What the network says of an earlier datagram is reported to whatever call comes next, once;
+                // `take_unreachable` tells whom it is about.
+                Err(_) if errors < OTHERS_ERRORS => errors += 1,
                 other => return other,
             }
+        }
+    }
+
+    /// A question that can be asked for as long as the socket lives, and then gets `None`: how many datagrams that
+    /// had arrived has the kernel dropped since it was asked last, because nobody had read those before?
+    pub fn drops(&self) -> impl FnMut() -> Option<u64> + Send + 'static {
+        let socket = Arc::downgrade(&self.inner);
+        let mut last = 0;
+        move || {
+            let now = driver::receive_drops(&*socket.upgrade()?);
+            // The kernel's counter has 32 bits.
+            let new = now.wrapping_sub(std::mem::replace(&mut last, now));
+            Some(u64::from(new))
         }
     }
 
