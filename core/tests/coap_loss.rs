@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use coap_support::{Address, Reply, Request, TestEvent, World, empty};
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::session::{ACK_TIMEOUT, ExchangeId, Loss, MAX_RETRANSMIT};
+use waymeet_core::coap::session::{ExchangeId, Loss};
+use waymeet_core::coap::{ACK_TIMEOUT, MAX_RETRANSMIT};
 use waymeet_core::coap::{Limits, Type};
 
 const SEEDS: u64 = 1_000;

@@ -15,7 +15,9 @@ use waymeet_core::{Filter, Message};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{Asker, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, WireOutbox};
+use crate::outbox::{
+    CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, Waiting, WireOutbox,
+};
 use crate::publisher::{Origin, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
@@ -209,29 +211,35 @@ impl NodeHandle {
     }
 
     /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
-    pub(crate) async fn request_untimed(
+    pub(crate) fn request_untimed(
         &self,
         from: Listener,
         message: &Message<'_>,
-    ) -> Result<Arc<Delivery>, RequestError> {
-        let slot = Arc::new(Slot::default());
-        let _asked = self.ask(from, message, slot.clone(), 0)?;
-        outcome(Reply(&slot).await)
+    ) -> impl Future<Output = Result<Arc<Delivery>, RequestError>> {
+        self.request_counted(from, CountedBy::Outbox, message)
     }
 
-    /// Sends a request whose reply `asker` is given under the number `request`; see [`outcome`] for what the reply
-    /// may say. The request waits until what is returned is dropped, which nobody does but the asker.
+    /// As [`NodeHandle::request_untimed`], for a listener that may count the reply itself.
+    pub(crate) async fn request_counted(
+        &self,
+        from: Listener,
+        counted_by: CountedBy,
+        message: &Message<'_>,
+    ) -> Result<Arc<Delivery>, RequestError> {
+        let asker = Arc::new(Slot::default());
+        let waiting = Waiting { listener: from, counted_by, asker: asker.clone(), request: 0 };
+        let _asked = self.ask(message, waiting)?;
+        outcome(Reply(&asker).await)
+    }
+
+    /// Sends a request whose reply the asker is given; see [`outcome`] for what the reply may say. The request waits
+    /// until what is returned is dropped, which nobody does but the asker.
     ///
     /// # Errors
     /// As [`NodeHandle::request`], without its time-out.
-    pub(crate) fn ask(
-        &self,
-        from: Listener,
-        message: &Message<'_>,
-        asker: Arc<dyn Asker>,
-        request: u64,
-    ) -> Result<Asked, RequestError> {
-        let place = self.shared.replies.wait(from, asker, request).map_err(|_| {
+    pub(crate) fn ask(&self, message: &Message<'_>, waiting: Waiting) -> Result<Asked, RequestError> {
+        let from = waiting.listener;
+        let place = self.shared.replies.wait(waiting).map_err(|_| {
             self.shared.metrics.rejected(from, DropReason::Overloaded);
             RequestError::Overloaded
         })?;
@@ -250,8 +258,19 @@ impl NodeHandle {
     /// A bounded queue that subscriptions deliver into. Dropping it ends them.
     #[must_use]
     pub fn mailbox(&self, listener: Listener, limits: MailboxLimits) -> Mailbox {
+        self.mailbox_counted(listener, CountedBy::Outbox, limits)
+    }
+
+    /// As [`NodeHandle::mailbox`], for a listener that may count what it delivers itself.
+    pub(crate) fn mailbox_counted(
+        &self,
+        listener: Listener,
+        counted_by: CountedBy,
+        limits: MailboxLimits,
+    ) -> Mailbox {
         let session = self.shared.next_session();
-        let queue = MailboxQueue::new(session, listener, limits, self.shared.metrics.clone());
+        let metrics = self.shared.metrics.clone();
+        let queue = MailboxQueue::new(session, listener, counted_by, limits, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
         Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }

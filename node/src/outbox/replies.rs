@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use waymeet_core::{Subject, SubjectFilter};
 
+use super::CountedBy;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
@@ -39,12 +40,17 @@ pub(crate) trait Asker: fmt::Debug + Send + Sync {
     fn answer(&self, request: u64, delivery: &Arc<Delivery>) -> bool;
 }
 
-/// A request that waits: on behalf of which listener, who asked, and the asker's number for it.
+/// A request that waits.
 #[derive(Debug)]
-struct Waiting {
-    listener: Listener,
-    asker: Arc<dyn Asker>,
-    request: u64,
+pub(crate) struct Waiting {
+    /// On whose behalf.
+    pub(crate) listener: Listener,
+    /// Who counts its reply.
+    pub(crate) counted_by: CountedBy,
+    /// Who is given the reply.
+    pub(crate) asker: Arc<dyn Asker>,
+    /// The asker's number for it.
+    pub(crate) request: u64,
 }
 
 #[derive(Debug)]
@@ -82,12 +88,7 @@ impl Replies {
     }
 
     /// Takes a place for one request.
-    pub(crate) fn wait(
-        self: &Arc<Self>,
-        listener: Listener,
-        asker: Arc<dyn Asker>,
-        request: u64,
-    ) -> Result<Place, TooManyRequests> {
+    pub(crate) fn wait(self: &Arc<Self>, request: Waiting) -> Result<Place, TooManyRequests> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
             return Err(TooManyRequests);
@@ -98,7 +99,7 @@ impl Replies {
                 break token;
             }
         };
-        waiting.insert(token, Waiting { listener, asker, request });
+        waiting.insert(token, request);
         drop(waiting);
         Ok(Place { replies: self.clone(), token })
     }
@@ -108,14 +109,13 @@ impl Replies {
     pub(crate) fn offer(&self, subject: Subject<'_>, delivery: &Arc<Delivery>) -> bool {
         let token = subject.as_str().as_bytes().strip_prefix(&self.prefix).and_then(number);
         let waiting = token.and_then(|token| self.waiting.lock().remove(&token));
-        let Some(Waiting { listener, asker, request }) = waiting else {
+        let Some(Waiting { listener, counted_by, asker, request }) = waiting else {
             self.metrics.dropped(Listener::Embedded, DropReason::SubscriberGone, 1);
             return false;
         };
         let taken = asker.answer(request, delivery);
         if taken {
-            // A reply may be too large for a datagram; its listener counts what became of it.
-            if listener != Listener::Datagrams {
+            if counted_by == CountedBy::Outbox {
                 self.metrics.delivered(listener, 1, delivery.message().size() as u64);
             }
         } else {
@@ -225,7 +225,11 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let replies = Arc::new(Replies::new(metrics.clone()));
         let slot = Arc::new(Slot::default());
-        let place = replies.wait(Listener::Http, slot.clone(), 0).unwrap();
+        let wait = || {
+            let (listener, counted_by) = (Listener::Http, CountedBy::Outbox);
+            replies.wait(Waiting { listener, counted_by, asker: slot.clone(), request: 0 }).unwrap()
+        };
+        let place = wait();
         let subject = place.subject();
         assert!(replies.filter().as_filter().matches(subject.as_subject()));
         let delivery = Arc::new(Delivery::new(&Message::new(subject.as_subject(), b"yes")));
@@ -234,7 +238,7 @@ mod tests {
         assert!(replies.offer(subject.as_subject(), &delivery));
         assert!(!replies.offer(subject.as_subject(), &delivery), "the second one");
         assert_eq!(Reply(&slot).await.payload(), b"yes");
-        let place = replies.wait(Listener::Http, slot.clone(), 0).unwrap();
+        let place = wait();
         let subject = place.subject();
         drop(place);
         assert!(!replies.offer(subject.as_subject(), &delivery), "nobody waits any more");

@@ -14,6 +14,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
@@ -35,6 +36,9 @@ const MAX_DATAGRAM: usize = 65_535;
 
 /// What the kernel is asked to hold while a batch is worked on; it may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How many errors of earlier datagrams are passed over before one is taken to be about the datagram at hand.
+const OTHERS_ERRORS: usize = 3;
 
 /// A way between here and there: who is at the other end, and which of our addresses it knows us by.
 ///
@@ -60,7 +64,7 @@ pub struct Unreachable {
 pub struct Socket {
     /// Polled for what comes in only. A socket that is polled for room as well wakes its poller for each datagram
     /// that has left, and there is nearly always room.
-    inner: AsyncFd<UdpSocket>,
+    inner: Arc<AsyncFd<UdpSocket>>,
     domain: Domain,
 }
 
@@ -77,20 +81,21 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.set_nonblocking(true)?;
+    // Before it is bound, because the kernel notes the address that a datagram was sent to when it arrives.
+    driver::prepare(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 impl Socket {
-    /// Takes over a bound socket.
+    /// Takes over a socket of [`bind`].
     ///
     /// # Errors
-    /// When the runtime cannot poll it or the operating system refuses an option.
+    /// When the runtime cannot poll it.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
-        let local = socket.local_addr()?;
-        driver::prepare(&socket, local)?;
+        let domain = Domain::for_address(socket.local_addr()?);
         let inner = poll::register(socket, Interest::READABLE | Interest::ERROR)?;
-        Ok(Self { inner, domain: Domain::for_address(local) })
+        Ok(Self { inner: Arc::new(inner), domain })
     }
 
     /// The address that it is bound to.
@@ -146,17 +151,33 @@ impl Socket {
     /// where there is none.
     ///
     /// # Errors
-    /// The first datagram cannot be sent, or an earlier one could not be delivered ([`Socket::take_unreachable`]
-    /// tells which). Nothing was sent, and the first one may be tried again.
+    /// The first datagram cannot be sent, and nothing was.
     pub async fn send<'a>(
         &self,
         datagrams: impl Iterator<Item = (Way, &'a [u8])> + Clone,
     ) -> io::Result<usize> {
+        let mut errors = 0;
         loop {
             match driver::send(self.inner.get_ref(), self.domain, datagrams.clone().take(BATCH)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
+                // What the network says of an earlier datagram is reported to whatever call comes next, once;
+                // `take_unreachable` tells whom it is about.
+                Err(_) if errors < OTHERS_ERRORS => errors += 1,
                 other => return other,
             }
+        }
+    }
+
+    /// A question that can be asked for as long as the socket lives, and then gets `None`: how many datagrams that
+    /// had arrived has the kernel dropped since it was asked last, because nobody had read those before?
+    pub fn drops(&self) -> impl FnMut() -> Option<u64> + Send + 'static {
+        let socket = Arc::downgrade(&self.inner);
+        let mut last = 0;
+        move || {
+            let now = driver::receive_drops(socket.upgrade()?.get_ref());
+            // The kernel's counter has 32 bits.
+            let new = now.wrapping_sub(std::mem::replace(&mut last, now));
+            Some(u64::from(new))
         }
     }
 

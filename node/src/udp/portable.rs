@@ -1,12 +1,12 @@
 //! One datagram with each system call, for operating systems without batches.
 //!
-//! Owns the same interface as `linux`. The kernel chooses the address that an answer leaves from, and nothing is
-//! known of datagrams that did not arrive.
+//! Owns the same interface as `linux`. The kernel chooses the address that an answer leaves from and whether
+//! it may be fragmented, and nothing is known of datagrams that did not arrive or that nobody read.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-use socket2::Domain;
+use socket2::{Domain, Socket as RawSocket};
 
 use super::{BATCH, MAX_DATAGRAM, Unreachable, Way, of_family};
 
@@ -41,7 +41,7 @@ impl Batch {
     }
 }
 
-pub(super) fn prepare(_: &UdpSocket, _: SocketAddr) -> io::Result<()> {
+pub(super) fn prepare(_: &RawSocket, _: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
@@ -75,6 +75,10 @@ pub(super) fn send<'a>(
         }
     }
     Ok(sent)
+}
+
+pub(super) fn receive_drops(_: &UdpSocket) -> u32 {
+    0
 }
 
 pub(super) fn take_unreachable(_: &UdpSocket) -> Option<Unreachable> {

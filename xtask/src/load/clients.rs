@@ -4,7 +4,7 @@
 //! of good clients.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -89,10 +89,17 @@ pub struct Notification {
 }
 
 impl Observer {
-    /// Registers for a subject of one token (RFC 7641, section 3.1).
-    pub fn register(address: SocketAddr, subject: &str) -> Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(address)?;
+    /// Registers for a subject of one token.
+    pub fn register(node: SocketAddr, subject: &str) -> Result<Self> {
+        let observer = Self::begin(node, Ipv4Addr::LOCALHOST.into(), subject)?;
+        observer.registered()?;
+        Ok(observer)
+    }
+
+    /// Asks for an observation (RFC 7641, section 3.1); [`Observer::registered`] tells when it has begun.
+    pub fn begin(node: SocketAddr, from: IpAddr, subject: &str) -> Result<Self> {
+        let socket = UdpSocket::bind((from, 0))?;
+        socket.connect(node)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut request = vec![0x41, 0x01, 0x00, 0x01, TOKEN];
         // Observe (6) with the value 0, which has no bytes; then Uri-Path (11) twice.
@@ -102,12 +109,20 @@ impl Observer {
         request.push(length.context("the subject is too long")?);
         request.extend_from_slice(subject.as_bytes());
         socket.send(&request)?;
+        Ok(Self(socket))
+    }
+
+    pub fn registered(&self) -> Result<()> {
         let mut answer = [0; 64];
-        let length = socket.recv(&mut answer)?;
+        let length = self.0.recv(&mut answer)?;
         if length < 5 || answer[0] != 0x61 || answer[1] != 0x45 {
             bail!("the registration was answered by {:02x?}", &answer[..length]);
         }
-        Ok(Self(socket))
+        Ok(())
+    }
+
+    pub fn socket(&self) -> &UdpSocket {
+        &self.0
     }
 
     /// The next notification, if one comes in time.

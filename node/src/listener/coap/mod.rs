@@ -33,7 +33,10 @@ pub(crate) use udp::bind;
 /// Serves the socket until the node stops.
 pub(crate) async fn serve(socket: std::net::UdpSocket, node: NodeHandle) {
     match Socket::new(socket) {
-        Ok(socket) => Driver::new(socket, node).run().await,
+        Ok(socket) => {
+            node.metrics().watch_drops(Listener::Coap, socket.drops());
+            Driver::new(socket, node).run().await;
+        }
         Err(error) => tracing::error!(%error, "the CoAP listener cannot be polled"),
     }
 }
@@ -215,29 +218,24 @@ impl Driver {
         while let Some(answer) = self.upstream.requests.take() {
             self.respond(now, answer);
         }
-        self.flush(now).await;
+        self.flush().await;
     }
 
     /// Sends what the session wants sent, a batch with each system call. Where the socket takes no more it is waited
     /// for.
-    async fn flush(&mut self, now: Instant) {
-        let (mut sent, mut refused) = (0, false);
-        let mut errors = false;
+    async fn flush(&mut self) {
+        let mut sent = 0;
         while sent < self.session.outgoing().len() {
             match self.socket.send(self.session.outgoing().iter_from(sent)).await {
-                Ok(count) => (sent, refused) = (sent + count, false),
-                // The first error may be about a datagram that was sent before; the second one is about this one.
-                Err(error) if refused => {
+                Ok(count) => sent += count,
+                Err(error) => {
                     tracing::debug!(%error, "a datagram could not be sent");
-                    (sent, refused) = (sent + 1, false);
+                    self.node.metrics().send_refused(Listener::Coap);
+                    sent += 1;
                 }
-                Err(_) => (refused, errors) = (true, true),
             }
         }
         self.session.clear_outgoing();
-        if errors {
-            self.part_from_vanished(now);
-        }
         let delivered = self.session.take_delivered();
         if delivered.messages > 0 {
             self.node.metrics().delivered(Listener::Coap, delivered.messages, delivered.bytes);

@@ -16,7 +16,7 @@ use waymeet_core::coap::session::ExchangeId;
 use crate::delivery::Delivery;
 use crate::handle::{Asked, NodeHandle, RequestError, outcome};
 use crate::metrics::Listener;
-use crate::outbox::Asker;
+use crate::outbox::{self, Asker, CountedBy};
 
 /// What became of a request.
 pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestError>);
@@ -66,7 +66,10 @@ impl Requests {
         message: &Message<'_>,
         timeout: Duration,
     ) {
-        match node.ask(Listener::Coap, message, self.replies.clone(), exchange.0) {
+        let (listener, counted_by) = (Listener::Coap, CountedBy::Outbox);
+        let waiting =
+            outbox::Waiting { listener, counted_by, asker: self.replies.clone(), request: exchange.0 };
+        match node.ask(message, waiting) {
             Ok(asked) => {
                 let deadline = Instant::now() + timeout;
                 self.waiting.insert(exchange, Waiting { deadline, _asked: asked });

@@ -18,7 +18,7 @@ use super::requests::Requests;
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
 use crate::metrics::{DropReason, Listener, SessionGuard};
-use crate::outbox::MailboxLimits;
+use crate::outbox::{CountedBy, MailboxLimits};
 use crate::publisher::Verdict;
 use crate::udp::Way;
 
@@ -47,7 +47,8 @@ struct Peers<'a> {
 
 impl NodeUpstream {
     pub(super) fn new(node: NodeHandle, observations: MailboxLimits) -> Self {
-        let mailbox = node.mailbox(Listener::Coap, observations);
+        // The session has queues of its own behind this one, and says what came of each notification.
+        let mailbox = node.mailbox_counted(Listener::Coap, CountedBy::Listener, observations);
         Self { node, mailbox, requests: Requests::default(), observations: HashMap::new() }
     }
 }
