@@ -105,6 +105,7 @@ impl Driver {
                 () = stopped.as_mut() => Woken::Stopped,
             };
             let now = Instant::now();
+            let mut more = false;
             let goes_on = match woken {
                 Woken::Readable => {
                     self.part_from_vanished(now);
@@ -113,7 +114,7 @@ impl Driver {
                 }
                 Woken::Item(None) | Woken::Stopped => false,
                 Woken::Item(Some(item)) => {
-                    self.deliver(now, item);
+                    more = self.deliver(now, item);
                     true
                 }
                 Woken::Answers => true,
@@ -133,6 +134,11 @@ impl Driver {
             self.finish_round(now).await;
             if !goes_on {
                 return;
+            }
+            if more {
+                // A message for very many observers is one item for each of them. Without this none of their
+                // acknowledgements would be read before the last of them is notified, nor anything else.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -187,14 +193,15 @@ impl Driver {
         }
     }
 
-    /// Notifies observers, up to a batch.
-    fn deliver(&mut self, now: Instant, first: Item) {
+    /// Notifies observers, up to a batch. Whether it was a whole one, so that there may be more.
+    fn deliver(&mut self, now: Instant, first: Item) -> bool {
         self.notify(now, first);
         // Nothing is taken out of the mailbox that this batch does not hand on.
         for _ in 1..BATCH {
-            let Some(item) = self.upstream.mailbox.try_recv() else { return };
+            let Some(item) = self.upstream.mailbox.try_recv() else { return false };
             self.notify(now, item);
         }
+        true
     }
 
     fn notify(&mut self, now: Instant, item: Item) {
