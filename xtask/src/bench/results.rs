@@ -124,14 +124,20 @@ impl Measured {
         };
         hold(row.what(), self.ratio(*peer), goal.floor, goal.aim);
         if let Some(latency) = row.latency {
-            let inverse = |ours: &Sample, theirs: &Sample| Some(latency.of(theirs)? / latency.of(ours)?);
-            hold(latency.name(), paired(&self.rounds, row.ours, *peer, inverse), goal.floor, goal.aim);
+            hold(latency.name(), self.latency_ratio(*peer), goal.floor, goal.aim);
         }
         if row.cpu_witness {
             // There is no aim for it.
             hold("CPU", self.cpu_ratio(*peer), goal.floor, goal.floor);
         }
         held
+    }
+
+    /// How much lower than `peer`'s the latency is that the row looks at, within rounds.
+    pub fn latency_ratio(&self, peer: Contestant) -> Option<Summary> {
+        let (row, latency) = self.row().and_then(|row| Some((row, row.latency?)))?;
+        let inverse = |ours: &Sample, theirs: &Sample| Some(latency.of(theirs)? / latency.of(ours)?);
+        paired(&self.rounds, row.ours, peer, inverse)
     }
 
     /// How much better than `peer` we are, within rounds.

@@ -55,8 +55,9 @@ impl Line<'_> {
 
     /// `5.41 (5.20–5.66)`, and the latency's ratio behind it.
     fn ratios(&self) -> String {
-        let ratios = self.held.iter().filter(|held| held.what != "CPU");
-        ratios.map(|held| with_spread(held.ratio)).collect::<Vec<_>>().join("; ")
+        let Some(peer) = self.peer() else { return String::new() };
+        let ratios = [self.measured.ratio(peer), self.measured.latency_ratio(peer)];
+        ratios.into_iter().flatten().map(with_spread).collect::<Vec<_>>().join("; ")
     }
 
     fn goal(&self) -> String {

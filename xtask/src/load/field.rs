@@ -15,7 +15,6 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::clients::Observer;
-use super::verdict::Latencies;
 
 /// What all endpoints observe.
 pub const SUBJECT: &str = "plant";
@@ -60,9 +59,12 @@ pub fn run(node: &str, number: &str, count: &str) -> Result<()> {
             }
         };
         match line.split(' ').collect::<Vec<_>>().as_slice() {
-            ["hear", payload, sent] => {
-                let (heard, latencies) = field.hear(payload.as_bytes(), sent.parse()?)?;
-                println!("{heard} {}", latencies.map(|micros| micros.to_string()).join(" "));
+            ["hear", payload] => {
+                // Whoever publishes waits for this, or what is heard before would count for nothing.
+                println!("listening");
+                std::io::stdout().flush()?;
+                let (heard, times) = field.hear(payload.as_bytes())?;
+                println!("{heard} {}", times.map(|micros| micros.to_string()).join(" "));
             }
             ["move", index] => {
                 field.change_port(index.parse()?)?;
@@ -118,22 +120,23 @@ impl Field {
     }
 
     /// Acknowledges a message for everybody who hears it, until all have that still speak. Returns how many they
-    /// were, and after how many microseconds since it was sent half, nearly all and all of them had it.
-    fn hear(&mut self, payload: &[u8], sent: u128) -> Result<(usize, [u32; 3])> {
+    /// were, and when half, nearly all and all of them had it, in microseconds since 1970.
+    fn hear(&mut self, payload: &[u8]) -> Result<(usize, [u128; 3])> {
         let mut hearers = vec![false; self.observers.len()];
-        let mut latencies = Latencies::default();
         let expected = self.observers.len() - usize::from(self.silent.is_some());
+        // In the order in which they come, so that they are sorted.
+        let mut times = Vec::with_capacity(expected);
         let begun = Instant::now();
-        while latencies.count() < expected && begun.elapsed() < PATIENCE {
+        while times.len() < expected && begun.elapsed() < PATIENCE {
             self.acknowledge(PATIENCE, |index, heard| {
                 if heard == payload && !std::mem::replace(&mut hearers[index], true) {
                     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                    latencies.record(u64::try_from(now.as_micros() - sent).unwrap_or(u64::MAX));
+                    times.push(now.as_micros());
                 }
             })?;
         }
-        let parts = [0.5, 0.99, 1.0].map(|part| latencies.percentile(part));
-        Ok((latencies.count(), parts))
+        let at = |part: usize| times.get(times.len().saturating_sub(1) * part / 100).copied().unwrap_or(0);
+        Ok((times.len(), [at(50), at(99), at(100)]))
     }
 
     /// Waits for notifications and acknowledges those that are there. One that comes again, because its

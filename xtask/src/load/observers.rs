@@ -87,19 +87,19 @@ impl Stage<'_> {
     fn publish(&mut self) -> Result<u64> {
         self.round += 1;
         let payload = format!("round-{}", self.round);
-        let sent = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
-        self.publisher.write_all(format!("PUB {SUBJECT} {}\r\n{payload}\r\n", payload.len()).as_bytes())?;
         for field in &mut self.fields {
-            writeln!(field.input, "hear {payload} {sent}")?;
+            field.order(&format!("hear {payload}"), "listening")?;
         }
+        let sent = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
+        self.publisher.write_all(format!("PUB {SUBJECT} {}\r\n{payload}\r\n", payload.len()).as_bytes())?;
         let (mut heard, mut slowest) = (0, [0; 3]);
         for field in &mut self.fields {
             let line = field.line()?;
             let numbers = line.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>();
-            let Ok([count, micros @ ..]) = numbers.as_deref() else { bail!("a field says `{line}`") };
+            let Ok([count, times @ ..]) = numbers.as_deref() else { bail!("a field says `{line}`") };
             heard += count;
-            for (slow, micros) in slowest.iter_mut().zip(micros) {
-                *slow = (*slow).max(*micros);
+            for (slow, time) in slowest.iter_mut().zip(times) {
+                *slow = (*slow).max(time.saturating_sub(sent));
             }
         }
         let [p50, p99, all] = slowest.map(|micros| micros / 1_000);
