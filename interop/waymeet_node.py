@@ -26,6 +26,10 @@ RAW = {
     "lines": re.compile(r"^  lines +tcp://(\[[^ ]+\]|[^ :]+):(\d+) ", re.MULTILINE),
     "datagrams": re.compile(r"^  datagrams +udp://(\[[^ ]+\]|[^ :]+):(\d+) ", re.MULTILINE),
 }
+# Where other nodes link, over TCP and QUIC and over WebSocket, and under which name.
+MESH = re.compile(r"^  mesh +([\d.]+):(\d+) \(TCP and QUIC\)", re.MULTILINE)
+MESH_WEBSOCKET = re.compile(r"^  mesh +([\d.]+):(\d+) \(WebSocket\)", re.MULTILINE)
+PEER_ID = re.compile(r"^  peer id +(\S+)$", re.MULTILINE)
 # The line of the banner behind all addresses.
 BEHIND_ADDRESSES = re.compile(r"^  data ", re.MULTILINE)
 
@@ -117,8 +121,14 @@ class Waymeet(Server):
 
     async def start(self, config="", flags=None, env=None):
         defaults = {f"--{listener}": "127.0.0.1:0" for listener in ADDRESSES}
+        # As by default, but for the port.
+        defaults["--mesh"] = "127.0.0.1:0"
         flags = {**defaults, "--data-dir": str(self.directory / "data"), **(flags or {})}
-        argv = [self.binary, "serve", *(word for flag in flags.items() for word in flag)]
+        argv = [self.binary, "serve"]
+        for flag, values in flags.items():
+            # A list stands for a flag that is given several times.
+            for value in values if isinstance(values, list) else [values]:
+                argv += [flag, value]
         if config:
             path = self.directory / "waymeet.toml"
             path.write_text(config)
@@ -132,6 +142,13 @@ class Waymeet(Server):
         )
         for name, pattern in RAW.items():
             setattr(self, f"raw_{name}", pattern.findall(self.log))
+        if mesh := MESH.search(self.log):
+            self.tcp = f"/ip4/{mesh[1]}/tcp/{mesh[2]}"
+            self.quic = f"/ip4/{mesh[1]}/udp/{mesh[2]}/quic-v1"
+            self.join = f"{mesh[1]}:{mesh[2]}"
+            self.peer_id = PEER_ID.search(self.log)[1]
+        if mesh := MESH_WEBSOCKET.search(self.log):
+            self.ws = f"/ip4/{mesh[1]}/tcp/{mesh[2]}/ws"
         for name in wanted:
             if address := ADDRESSES[name].search(self.log):
                 setattr(self, name, f"{name}://{address[1]}")

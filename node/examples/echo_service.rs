@@ -40,6 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.listeners.nats.address = Address::Off;
     config.listeners.http.address = "127.0.0.1:0".parse()?;
     config.listeners.coap.address = Address::Off;
+    config.mesh.address = Address::Off;
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let address = arguments.next().ok_or(USAGE)?.parse()?;

@@ -13,6 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     config.listeners.nats.address = Address::Off;
     config.listeners.coap.address = Address::Off;
+    config.mesh.address = Address::Off;
     config.listeners.http.address = "127.0.0.1:0".parse()?;
     let node = Node::builder().config(config).start().await?;
     let http = node.addresses().http.ok_or("HTTP is on")?;

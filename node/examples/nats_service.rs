@@ -15,6 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     config.listeners.http.address = Address::Off;
     config.listeners.coap.address = Address::Off;
+    config.mesh.address = Address::Off;
     config.listeners.nats.address = "127.0.0.1:0".parse()?;
     let node = Node::builder().config(config).start().await?;
     let nats = node.addresses().nats.ok_or("NATS is on")?;

@@ -12,6 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
     config.listeners.nats.address = Address::Off;
     config.listeners.http.address = Address::Off;
+    config.mesh.address = Address::Off;
     config.listeners.coap.address = "127.0.0.1:0".parse()?;
     let node = Node::builder().config(config).start().await?;
     let coap = node.addresses().coap.ok_or("CoAP is on")?;

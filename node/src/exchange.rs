@@ -3,22 +3,27 @@
 //! Owns the router, its generations and the node-wide limits on subscriptions. It must not deliver
 //! anything; publishers do, from plans that they make of the router's answers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
-use waymeet_core::Subject;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
+use waymeet_core::{Filter, Subject};
 
 use crate::config::Limits;
 use crate::interest::Interest;
+use crate::mesh::Hub;
 use crate::metrics::Metrics;
 use crate::subscription::Subscription;
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
     router: RwLock<Router<Arc<Subscription>>>,
-    generations: Generations,
+    generations: Arc<Generations>,
+    /// The other nodes; empty until there was a link to one.
+    hub: OnceLock<Arc<Hub>>,
+    /// The node's peer id, in which `_PEER` subjects name it. Empty without one.
+    id: OnceLock<Box<str>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) interest: Interest,
@@ -29,11 +34,54 @@ impl Exchange {
     pub(crate) fn new(metrics: Arc<Metrics>, limits: Limits) -> Self {
         Self {
             router: RwLock::new(Router::default()),
-            generations: Generations::default(),
+            generations: Arc::default(),
+            hub: OnceLock::new(),
+            id: OnceLock::new(),
             metrics,
             limits,
             interest: Interest::default(),
             draining: AtomicBool::new(false),
+        }
+    }
+
+    /// What the mesh shares with the router, so that a plan goes stale with either.
+    pub(crate) fn generations(&self) -> &Arc<Generations> {
+        &self.generations
+    }
+
+    /// Joins the exchange to the mesh, from the first link on: a node that is alone pays nothing for it. Later calls
+    /// change nothing.
+    pub(crate) fn join(&self, hub: &Arc<Hub>) {
+        let router = self.router.write();
+        if self.hub.set(hub.clone()).is_ok() {
+            router.targets().for_each(|subscription| self.tell_mesh(subscription, 1));
+            self.generations.advance(Filter::EVERYTHING);
+        }
+        drop(router);
+    }
+
+    /// Says under which id the node is known. The first name stays.
+    pub(crate) fn set_id(&self, id: &str) {
+        let _ = self.id.set(id.into());
+    }
+
+    pub(crate) fn is_own_id(&self, id: &str) -> bool {
+        self.id.get().is_some_and(|own| **own == *id)
+    }
+
+    /// The other nodes, if there were ever any.
+    #[inline]
+    pub(crate) fn hub(&self) -> Option<&Arc<Hub>> {
+        self.hub.get()
+    }
+
+    /// Tells the mesh of a subscription that comes (`1`) or goes (`-1`). Under the router's lock, so that no plan
+    /// is made of a subscription that the mesh does not know of.
+    fn tell_mesh(&self, subscription: &Subscription, change: i64) {
+        if let Some(hub) = self.hub()
+            && subscription.is_clients()
+        {
+            hub.note_interest(subscription.filter.as_filter(), subscription.queue.as_deref(), change);
         }
     }
 
@@ -46,8 +94,9 @@ impl Exchange {
         // Within the lock: a plan that is made right after must not carry the old generation.
         self.generations.advance(filter);
         self.interest.subscribed(subscription);
+        self.tell_mesh(subscription, 1);
         drop(router);
-        if subscription.outbox.is_clients() {
+        if subscription.is_clients() {
             self.metrics.subscribed();
         }
     }
@@ -62,8 +111,9 @@ impl Exchange {
         router.remove(key);
         self.generations.advance(subscription.filter.as_filter());
         self.interest.unsubscribed(subscription);
+        self.tell_mesh(subscription, -1);
         drop(router);
-        if subscription.outbox.is_clients() {
+        if subscription.is_clients() {
             self.metrics.unsubscribed();
         }
     }

@@ -14,11 +14,10 @@ use waymeet_core::{Filter, Message};
 
 use crate::config::Config;
 use crate::delivery::Delivery;
+use crate::mesh::Peers;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{
-    CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, Waiting, WireOutbox,
-};
-use crate::publisher::{Origin, Verdict};
+use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, Waiting};
+use crate::publisher::{Origin, Pressed, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
 
@@ -50,6 +49,7 @@ pub(crate) struct Published<'a> {
     node: &'a str,
     number: u64,
     delivered: u64,
+    forwarded: u64,
     dropped: u64,
 }
 
@@ -66,7 +66,9 @@ impl Published<'_> {
             serde_json::to_writer(&mut out, subject.as_str())?;
             out.extend_from_slice(b",\"delivered\":");
             serde_json::to_writer(&mut out, &self.delivered)?;
-            out.extend_from_slice(b",\"forwarded\":0,\"dropped\":");
+            out.extend_from_slice(b",\"forwarded\":");
+            serde_json::to_writer(&mut out, &self.forwarded)?;
+            out.extend_from_slice(b",\"dropped\":");
             serde_json::to_writer(&mut out, &self.dropped)?;
             out.push(b'}');
             Ok::<_, serde_json::Error>(out)
@@ -170,13 +172,13 @@ impl NodeHandle {
         &self,
         from: Listener,
         message: &Message<'_>,
-    ) -> Result<(Receipt, Option<Arc<WireOutbox>>), PublishError> {
+    ) -> Result<(Receipt, Option<Pressed>), PublishError> {
         let (published, pressed) = self.publish_counting(from, message)?;
         let receipt = Receipt {
             id: format!("{}-{}", published.node, published.number),
             subject: message.subject.as_str().to_owned(),
             delivered: published.delivered,
-            forwarded: 0,
+            forwarded: published.forwarded,
             dropped: published.dropped,
         };
         Ok((receipt, pressed))
@@ -187,11 +189,12 @@ impl NodeHandle {
         &self,
         from: Listener,
         message: &Message<'_>,
-    ) -> Result<(Published<'_>, Option<Arc<WireOutbox>>), PublishError> {
+    ) -> Result<(Published<'_>, Option<Pressed>), PublishError> {
         let (verdict, outcome) = self.route(from, message, false);
         self.check(verdict)?;
         let (node, number) = self.shared.next_receipt();
-        let published = Published { node, number, delivered: outcome.delivered, dropped: outcome.dropped };
+        let (delivered, forwarded, dropped) = (outcome.delivered, outcome.forwarded, outcome.dropped);
+        let published = Published { node, number, delivered, forwarded, dropped };
         Ok((published, outcome.pressed))
     }
 
@@ -249,7 +252,9 @@ impl NodeHandle {
         let message = Message { reply: Some(reply.as_subject()), ..*message };
         let (verdict, outcome) = self.route(from, &message, false);
         self.check(verdict)?;
-        if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
+        if verdict == Verdict::Unmatched
+            || (outcome.delivered + outcome.forwarded == 0 && outcome.dropped > 0)
+        {
             return Err(RequestError::NoResponders);
         }
         Ok(asked)
@@ -299,6 +304,12 @@ impl NodeHandle {
     #[must_use]
     pub fn info(&self) -> &NodeInfo {
         &self.shared.info
+    }
+
+    /// The nodes that this one can reach (design, section 7); none without a mesh.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        Peers::now(self.info(), self.shared.exchange.hub().map(|hub| &**hub))
     }
 
     /// The addresses that the listeners are bound to.

@@ -61,5 +61,7 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new()
         .with_target("waymeet", ours)
         .with_target("waymeet_core", ours)
+        // It warns of what is normal, such as a node that is alone.
+        .with_target("libp2p", LevelFilter::ERROR)
         .with_default(ours.min(LevelFilter::WARN))
 }

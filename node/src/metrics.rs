@@ -25,14 +25,24 @@ pub enum Listener {
     Lines,
     /// Raw datagrams over UDP.
     Datagrams,
+    /// Links to other nodes.
+    Mesh,
     /// The embedded API.
     Embedded,
 }
 
 impl Listener {
     /// Every listener, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Nats, Self::WebSocket, Self::Http, Self::Coap, Self::Lines, Self::Datagrams, Self::Embedded];
+    pub const ALL: [Self; 8] = [
+        Self::Nats,
+        Self::WebSocket,
+        Self::Http,
+        Self::Coap,
+        Self::Lines,
+        Self::Datagrams,
+        Self::Mesh,
+        Self::Embedded,
+    ];
 
     /// The label's value.
     #[must_use]
@@ -44,6 +54,7 @@ impl Listener {
             Self::Coap => "coap",
             Self::Lines => "lines",
             Self::Datagrams => "datagrams",
+            Self::Mesh => "mesh",
             Self::Embedded => "embedded",
         }
     }
@@ -276,6 +287,16 @@ impl Metrics {
         self.matched.inc_by(counts.matched);
         self.unmatched.inc_by(counts.messages - counts.matched);
         self.deliveries.inc_by(counts.deliveries);
+    }
+
+    /// Counts deliveries to links that matches of this node's messages, or of other nodes' that pass, asked for.
+    pub(crate) fn forwarded(&self, deliveries: u64) {
+        self.deliveries.inc_by(deliveries);
+    }
+
+    /// Adds metrics that somebody else computes when they are asked for.
+    pub(crate) fn register(&self, collector: impl prometheus::core::Collector + 'static) {
+        self.registry.register(Box::new(collector)).expect("every name is registered once");
     }
 
     /// Counts deliveries that reached the subscriber's socket or reader.

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::datadir::DataDir;
 use crate::handle::NodeHandle;
 use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
+use crate::mesh::{self, IdentityError, MeshError, NodeKey};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
@@ -47,6 +49,12 @@ pub enum StartError {
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
+    /// The node's key cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The mesh does not start.
+    #[error("mesh: {0}")]
+    Mesh(#[source] MeshError),
     /// The operating system gives no threads or pollers.
     #[error("cannot start the worker threads: {0}")]
     Workers(#[source] io::Error),
@@ -65,6 +73,7 @@ pub struct NodeBuilder {
 pub struct Node {
     handle: NodeHandle,
     workers: Option<Arc<Workers>>,
+    mesh: Option<mesh::Running>,
     /// Locked for as long as the node runs.
     _data_dir: Option<DataDir>,
 }
@@ -78,6 +87,8 @@ pub struct Addresses {
     pub coap: Option<SocketAddr>,
     /// HTTP.
     pub http: Option<SocketAddr>,
+    /// Links over TCP and QUIC, on one port number.
+    pub mesh: Option<SocketAddr>,
 }
 
 impl NodeBuilder {
@@ -95,6 +106,7 @@ impl NodeBuilder {
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
         listeners.http.address = crate::config::Address::Off;
+        self.config.mesh.address = crate::config::Address::Off;
         listeners.lines.clear();
         listeners.datagrams.clear();
         self
@@ -124,8 +136,10 @@ impl NodeBuilder {
             return Err(StartError::Config(ConfigError { problems }));
         }
         let config = Arc::new(self.config);
+        let data_dir = self.data_dir.as_ref().map(|directory| directory.path().to_owned());
+        let key = data_dir.as_deref().map_or_else(|| Ok(NodeKey::ephemeral()), NodeKey::load_or_create)?;
         let info = NodeInfo {
-            id: node_id(),
+            id: key.id().to_owned(),
             name: config.node.name_or_host(),
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
@@ -139,7 +153,10 @@ impl NodeBuilder {
         let count = self
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let workers = Workers::start(count, &shared.exchange).map_err(StartError::Workers)?;
+        shared.exchange.set_id(key.id());
+        // Before the workers, so that a port that is taken leaves nothing behind.
+        let mesh = start_mesh(&handle, &key, data_dir.as_deref()).await?;
+        let workers = Workers::start("waymeet", count, &shared.exchange).map_err(StartError::Workers)?;
         let workers = Arc::new(workers);
         for upstream in upstreams {
             // A node that starts takes every subscription.
@@ -155,7 +172,8 @@ impl NodeBuilder {
         bound.serve(&handle, &workers);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
-        Ok(Node { handle, workers: Some(workers), _data_dir: self.data_dir })
+        workers.next().spawn(crate::peers::serve(handle.clone()));
+        Ok(Node { handle, workers: Some(workers), mesh, _data_dir: self.data_dir })
     }
 }
 
@@ -191,13 +209,24 @@ impl Node {
     pub fn addresses(&self) -> Addresses {
         let bound = self.handle.addresses();
         let of = |listener| bound.iter().find(|(l, _)| *l == listener).map(|(_, address)| *address);
-        Addresses { nats: of(Listener::Nats), coap: of(Listener::Coap), http: of(Listener::Http) }
+        Addresses {
+            nats: of(Listener::Nats),
+            coap: of(Listener::Coap),
+            http: of(Listener::Http),
+            mesh: of(Listener::Mesh),
+        }
     }
 
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.handle.info().name
+    }
+
+    /// The node's id: the peer id of its key.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.handle.info().id
     }
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
@@ -234,6 +263,9 @@ impl Node {
         while Instant::now() < deadline && is_occupied(&shared) {
             tokio::time::sleep(DRAIN_STEP).await;
         }
+        if let Some(mesh) = self.mesh.take() {
+            mesh.stop().await;
+        }
         if let Some(workers) = self.workers.take() {
             workers.stop();
             // Joining blocks, and whoever drains may still have a signal to hear.
@@ -246,6 +278,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.handle.shared.phase.send_replace(Phase::Stopped);
+        if let Some(mesh) = self.mesh.take() {
+            mesh.abandon();
+        }
         if let Some(workers) = self.workers.take() {
             workers.stop();
         }
@@ -264,11 +299,28 @@ fn is_occupied(shared: &Shared) -> bool {
         || Listener::ALL.iter().any(|listener| shared.metrics.sessions(*listener) > 0)
 }
 
-/// A random id of the form of nats-server's. Nodes that have keys will use their peer id.
-fn node_id() -> String {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let random = |_| char::from(ALPHABET[usize::from(rand::random::<u8>() % 32)]);
-    std::iter::once('N').chain((1..56).map(random)).collect()
+/// Starts the mesh, unless it is off.
+async fn start_mesh(
+    handle: &NodeHandle,
+    key: &NodeKey,
+    data_dir: Option<&Path>,
+) -> Result<Option<mesh::Running>, StartError> {
+    let config = &handle.shared.config.mesh;
+    let Some(address) = config.address.socket() else { return Ok(None) };
+    let listen = (address, config.websocket.socket());
+    let started = mesh::start(handle, key, listen, data_dir).await;
+    let (running, addresses) = started.map_err(|error| match error {
+        MeshError::Listen { key: "websocket", address, error } => {
+            bind_error("mesh", "websocket in [mesh]".to_owned(), address, error)
+        }
+        MeshError::Listen { address, error, .. } => {
+            bind_error("mesh", "--mesh ADDR".to_owned(), address, error)
+        }
+        other => StartError::Mesh(other),
+    })?;
+    let addresses = addresses.into_iter().map(|address| (Listener::Mesh, address));
+    handle.shared.addresses.lock().extend(addresses);
+    Ok(Some(running))
 }
 
 /// Sockets that are bound but not served yet: all addresses are free, or none is taken.
@@ -284,11 +336,11 @@ impl Bound {
     fn bind(config: &Config, handle: &NodeHandle) -> Result<Self, StartError> {
         let tcp = |listener: Listener, address: crate::config::Address| {
             let Some(address) = address.socket() else { return Ok(None) };
-            listener::bind_tcp(address).map(Some).map_err(|error| bind_error(listener, address, error))
+            listener::bind_tcp(address).map(Some).map_err(|error| listener_error(listener, address, error))
         };
         let udp = |listener: Listener, address: crate::config::Address| {
             let Some(address) = address.socket() else { return Ok(None) };
-            coap::bind(address).map(Some).map_err(|error| bind_error(listener, address, error))
+            coap::bind(address).map(Some).map_err(|error| listener_error(listener, address, error))
         };
         Ok(Self {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
@@ -306,8 +358,8 @@ impl Bound {
         let mut bound = Vec::new();
         for settings in &config.listeners.lines {
             let Some(address) = settings.address.socket() else { continue };
-            let socket =
-                listener::bind_tcp(address).map_err(|error| bind_error(Listener::Lines, address, error))?;
+            let socket = listener::bind_tcp(address)
+                .map_err(|error| listener_error(Listener::Lines, address, error))?;
             let service =
                 lines::Service::new(settings, handle.clone()).expect("Config::validate has read the subject");
             bound.push((socket, service));
@@ -322,8 +374,8 @@ impl Bound {
         let mut bound = Vec::new();
         for settings in &config.listeners.datagrams {
             let Some(address) = settings.address.socket() else { continue };
-            let socket =
-                datagrams::bind(address).map_err(|error| bind_error(Listener::Datagrams, address, error))?;
+            let socket = datagrams::bind(address)
+                .map_err(|error| listener_error(Listener::Datagrams, address, error))?;
             let service = datagrams::Service::new(settings, handle.clone())
                 .expect("Config::validate has read the subject");
             bound.push((socket, service));
@@ -363,13 +415,17 @@ impl Bound {
     }
 }
 
-fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> StartError {
+fn listener_error(listener: Listener, address: SocketAddr, error: io::Error) -> StartError {
     let name = listener.as_str();
     let setting = match listener {
         // There may be several of these, so that they have no flag.
         Listener::Lines | Listener::Datagrams => format!("address in [[listeners.{name}]]"),
         _ => format!("--{name} ADDR"),
     };
+    bind_error(name, setting, address, error)
+}
+
+fn bind_error(listener: &'static str, setting: String, address: SocketAddr, error: io::Error) -> StartError {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!(". Another program has this port: choose another with {setting}, port 0 for a free one")
@@ -380,5 +436,5 @@ fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> Star
         io::ErrorKind::AddrNotAvailable => format!(". This machine has no such address: see {setting}"),
         _ => String::new(),
     };
-    StartError::Bind { listener: name, address, error, advice }
+    StartError::Bind { listener, address, error, advice }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Phase {
 /// Who the node is.
 #[derive(Debug, Clone)]
 pub struct NodeInfo {
-    /// The node's id, unique for every start until nodes have keys.
+    /// The node's id: the peer id of its key.
     pub id: String,
     /// The node's name, for people.
     pub name: String,
@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     foreign: Mutex<Publisher>,
     last_session: AtomicU64,
     last_receipt: AtomicU64,
+    /// Tells this start of this node from all others.
+    run: String,
     /// Requests whose reply has not come yet, over all listeners.
     pub(crate) in_flight: AtomicU64,
 }
@@ -102,6 +104,7 @@ impl Shared {
             addresses: Mutex::default(),
             last_session: AtomicU64::new(0),
             last_receipt: AtomicU64::new(0),
+            run: format!("{:012x}", rand::random::<u64>() >> 16),
             in_flight: AtomicU64::new(0),
         }
     }
@@ -112,10 +115,10 @@ impl Shared {
     }
 
     /// The two parts of the next receipt's id: the number is unique in the node, and the text before it tells
-    /// the node from others.
+    /// the node, and this start of it, from others.
     pub(crate) fn next_receipt(&self) -> (&str, u64) {
         let number = self.last_receipt.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.info.id.get(..8).unwrap_or(&self.info.id), number)
+        (&self.run, number)
     }
 
     /// Runs a batch. On a worker thread what it touched is flushed once every ready task has run; on any

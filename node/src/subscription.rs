@@ -11,6 +11,9 @@ use waymeet_core::router::SubscriptionKey;
 
 use crate::outbox::Outbox;
 
+/// The tag of what the node itself subscribes to; it is not counted among the clients' subscriptions.
+pub(crate) const NODES_OWN: u64 = u64::MAX;
+
 /// A subscription, shared by the router, by the cached plans that deliver to it and by the session that
 /// made it.
 #[derive(Debug)]
@@ -64,6 +67,11 @@ impl Subscription {
     pub(crate) fn with_tag(mut self, tag: u64) -> Self {
         self.tag = tag;
         self
+    }
+
+    /// Whether it belongs to somebody who subscribed, and not to the node itself.
+    pub(crate) fn is_clients(&self) -> bool {
+        self.outbox.is_clients() && self.tag != NODES_OWN
     }
 
     /// The key under which the router knows it; none before it was inserted.

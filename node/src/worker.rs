@@ -61,14 +61,14 @@ pub struct Worker {
 }
 
 impl Workers {
-    /// Starts `count` worker threads.
+    /// Starts `count` worker threads under a name that the system shows.
     ///
     /// # Errors
     /// When the operating system gives no thread or no poller.
-    pub(crate) fn start(count: usize, exchange: &Arc<Exchange>) -> io::Result<Self> {
+    pub(crate) fn start(name: &str, count: usize, exchange: &Arc<Exchange>) -> io::Result<Self> {
         let (stop, _) = watch::channel(false);
         let started = (0..count.max(1))
-            .map(|index| Worker::start(index, exchange.clone(), stop.subscribe()))
+            .map(|index| Worker::start(format!("{name}-{index}"), exchange.clone(), stop.subscribe()))
             .collect::<io::Result<Vec<_>>>()?;
         let (workers, threads) = started.into_iter().unzip();
         Ok(Self { workers, threads: Mutex::new(threads), next: AtomicUsize::new(0), stop })
@@ -104,7 +104,7 @@ impl Workers {
 
 impl Worker {
     fn start(
-        index: usize,
+        name: String,
         exchange: Arc<Exchange>,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
@@ -120,7 +120,7 @@ impl Worker {
             drop(runtime);
             LOCAL.set(None);
         };
-        let thread = std::thread::Builder::new().name(format!("waymeet-{index}")).spawn(body)?;
+        let thread = std::thread::Builder::new().name(name).spawn(body)?;
         Ok((Self { runtime: handle }, thread))
     }
 

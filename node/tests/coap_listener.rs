@@ -109,6 +109,7 @@ async fn start() -> Node {
     let off = "off".parse().unwrap();
     config.listeners.nats.address = off;
     config.listeners.http.address = off;
+    config.mesh.address = off;
     config.listeners.coap.address = "127.0.0.1:0".parse().unwrap();
     Node::builder().config(config).workers(1).start().await.unwrap()
 }

@@ -18,6 +18,7 @@ async fn pair(settings: &str) -> (Node, Node) {
     config.listeners.coap.address = waymeet::config::Address::On(loopback);
     config.listeners.http.address = waymeet::config::Address::Off;
     config.listeners.nats.address = waymeet::config::Address::Off;
+    config.mesh.address = waymeet::config::Address::Off;
     let server = Node::builder().config(config).workers(1).start().await.unwrap();
     let address = server.addresses().coap.unwrap();
     let asking = format!("[[coap.upstream]]\nsubject = 'plant.>'\nuri = 'coap://{address}/req/'\n{settings}");

@@ -77,8 +77,8 @@ impl Node {
     fn start(data_dir: &Path) -> Self {
         let data_dir = data_dir.to_str().unwrap();
         let any = "127.0.0.1:0";
-        let mut command =
-            waymeet(&["--nats", any, "--coap", any, "--http", any, "--name", "n1", "--data-dir", data_dir]);
+        let listeners = ["--nats", any, "--coap", any, "--http", any, "--mesh", any];
+        let mut command = waymeet(&[&listeners[..], &["--name", "n1", "--data-dir", data_dir]].concat());
         let mut running = Running(command.stderr(Stdio::inherit()).spawn().unwrap());
         let mut out = BufReader::new(running.0.stdout.take().unwrap());
         let mut banner = String::new();

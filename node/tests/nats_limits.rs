@@ -16,6 +16,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> (Node, SocketAddr) {
     config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
     config.listeners.coap.address = Address::Off;
     config.listeners.http.address = Address::Off;
+    config.mesh.address = Address::Off;
     change(&mut config);
     let node = Node::builder().config(config).workers(1).start().await.unwrap();
     let address = node.addresses().nats.unwrap();

@@ -20,6 +20,7 @@ fn config() -> Config {
     config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
     config.listeners.coap.address = Address::Off;
     config.listeners.http.address = Address::Off;
+    config.mesh.address = Address::Off;
     config
 }
 

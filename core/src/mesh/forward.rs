@@ -37,7 +37,7 @@ impl<I: Identity> Mesh<I> {
             return;
         };
         if frame.message.size() > self.limits.max_payload_bytes {
-            self.counters.dropped_too_large += 1;
+            self.counters.rejected_too_large += 1;
             return;
         }
         let Some(node) = self.nodes.get_mut(origin) else { return };

@@ -43,8 +43,7 @@ impl<I: Identity> Mesh<I> {
         let Some(link) = self.links.remove(&id) else { return 0 };
         let (waiting, _) = link.credit.waiting();
         self.counters.dropped_down += waiting as u64;
-        self.counters.dropped_slow += link.counters.dropped_slow;
-        self.counters.dropped_too_large += link.counters.dropped_too_large;
+        self.counters.dropped_waiting += waiting as u64;
         if self.neighbours.get(&link.tag) == Some(&id) {
             self.neighbours.remove(&link.tag);
             self.links_changed(now);
@@ -217,7 +216,9 @@ impl<I: Identity> Mesh<I> {
     fn retire(&mut self, now: Instant, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Retired(now + RETIRED_FOR);
-        self.counters.dropped_down += link.credit.drop_waiting() as u64;
+        let lost = link.credit.drop_waiting() as u64;
+        self.counters.dropped_down += lost;
+        self.counters.dropped_waiting += lost;
         let tag = link.tag;
         if self.neighbours.get(&tag) == Some(&id) {
             self.neighbours.remove(&tag);

@@ -119,6 +119,8 @@ struct Wanted {
 pub(super) struct Receivers {
     pub(super) plain: NodeSet,
     pub(super) groups: Vec<Group>,
+    /// Whether no filter names the last token of the subject.
+    pub(super) any_last: bool,
 }
 
 /// The nodes that have members of one queue group.
@@ -145,9 +147,13 @@ impl Table {
         &self.generations
     }
 
+    pub(super) fn share_generations(&mut self, generations: Arc<Generations>) {
+        self.generations = generations;
+    }
+
     pub(super) fn receivers(&self, subject: Subject<'_>) -> Receivers {
         let matches = self.router.matches(subject);
-        let mut receivers = Receivers::default();
+        let mut receivers = Receivers { any_last: matches.any_last, ..Receivers::default() };
         matches.plain.iter().for_each(|wanted| receivers.plain.insert(wanted.slot));
         for members in matches.groups {
             let mut nodes: BTreeMap<Slot, u32> = BTreeMap::new();

@@ -223,6 +223,11 @@ impl Credit {
         (self.backlog.len(), self.backlog_bytes)
     }
 
+    /// How many bytes have left.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// How many bytes may still be sent.
     pub(super) fn left(&self) -> u64 {
         self.limit.saturating_sub(self.sent)

@@ -76,7 +76,7 @@ pub use link::{Counters, Dialled};
 pub use outgoing::Outgoing;
 pub use publish::{Published, Unreachable, split_peer_subject};
 pub use route::{Route, Sequence};
-pub use status::{LinkStatus, MeshCounters, NodeStatus, WantedLinks};
+pub use status::{Backlog, LinkStatus, MeshCounters, NodeStatus, WantedLinks};
 
 use self::interest::{Receivers, Table};
 use self::limits::{CACHED_SUBJECTS, MAX_EVENTS};
@@ -252,6 +252,14 @@ impl<I: Identity> Mesh<I> {
         }
     }
 
+    /// Has routes depend on `generations` instead of the mesh's own, so that whoever remembers what follows from
+    /// both the mesh and a router of its own looks at one number. To be called before anything else.
+    #[must_use]
+    pub fn with_generations(mut self, generations: Arc<Generations>) -> Self {
+        self.table.share_generations(generations);
+        self
+    }
+
     /// The generations that routes depend on.
     #[must_use]
     pub fn generations(&self) -> &Arc<Generations> {
@@ -284,11 +292,14 @@ impl<I: Identity> Mesh<I> {
     fn send_message(&mut self, id: LinkId, range: Range<usize>) -> bool {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
             self.counters.dropped_down += 1;
+            self.counters.refused += 1;
             return false;
         };
         // The length prefix has at most four bytes here.
         if range.len() > link.peer_max_frame + 4 {
             link.counters.dropped_too_large += 1;
+            self.counters.dropped_too_large += 1;
+            self.counters.refused += 1;
             return false;
         }
         match link.credit.admit(self.out.bytes(range.clone()), self.limits.backlog_bytes) {
@@ -296,10 +307,13 @@ impl<I: Identity> Mesh<I> {
             Admitted::Waits => {}
             Admitted::Dropped => {
                 link.counters.dropped_slow += 1;
+                self.counters.dropped_slow += 1;
+                self.counters.refused += 1;
                 return false;
             }
         }
         link.counters.messages_out += 1;
+        self.counters.taken += 1;
         true
     }
 

@@ -112,7 +112,12 @@ impl<I: Identity> Mesh<I> {
         if route.links.is_empty() || block.is_empty() {
             return published;
         }
-        let range = self.out.write(|out| out.extend_from_slice(block));
+        let sequence = &self.sequence;
+        let range = self.out.write(|out| {
+            let start = out.len();
+            out.extend_from_slice(block);
+            super::wire::number(&mut out[start..], || sequence.next());
+        });
         for &id in &route.links {
             let covered =
                 self.links.get_mut(&id).filter(|link| link.is_up() && block.len() <= link.peer_max_frame);
@@ -120,6 +125,7 @@ impl<I: Identity> Mesh<I> {
                 && link.credit.admit_block(block.len())
             {
                 link.counters.messages_out += u64::from(messages);
+                self.counters.taken += u64::from(messages);
                 self.out.send(id, range.clone());
                 published.links += messages;
             } else {

@@ -27,7 +27,16 @@ impl Sequence {
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// A number that is above all that are given out while a block waits to be sent.
+    fn soon(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).saturating_add(SEQUENCE_ROOM)
+    }
 }
+
+/// How many messages of other threads may get their numbers between the encoding and the sending of a block. Blocks
+/// are sent within milliseconds.
+const SEQUENCE_ROOM: u64 = 1 << 32;
 
 /// Where the messages on one subject go.
 #[derive(Debug)]
@@ -44,6 +53,7 @@ pub struct Route {
     /// Whether somebody here wants it too.
     here: bool,
     groups: Vec<GroupRoute>,
+    any_last: bool,
 }
 
 /// The nearest nodes that can serve a group.
@@ -107,6 +117,7 @@ impl Route {
             plain_count,
             here: receivers.plain.contains(SELF) || receivers.groups.iter().any(member_here),
             groups,
+            any_last: receivers.any_last,
         }
     }
 
@@ -129,6 +140,12 @@ impl Route {
         self.groups.is_empty()
     }
 
+    /// Whether the route is that of every subject that differs in its last token only.
+    #[must_use]
+    pub fn any_last(&self) -> bool {
+        self.any_last
+    }
+
     /// How many links a message on a fixed route takes.
     #[must_use]
     pub fn links(&self) -> usize {
@@ -137,11 +154,16 @@ impl Route {
 
     /// Appends a message's frame to a block, for [`super::Mesh::send_block`]. Call it in the order in which
     /// the messages of a client are to arrive. Only for a route that [`Route::is_fixed`].
+    ///
+    /// The message gets its number when the block is sent: a thread that is held up between the two must not find
+    /// that others have used up the window in which its numbers count as new.
     pub fn encode(&self, message: &Message<'_>, block: &mut Vec<u8>) {
         let asked = if message.reply.is_some() { self.plain_count + u32::from(self.here) } else { 0 };
-        let sequence = self.sequence.next();
-        Head { sequence, origin: None, hops: 0, target: None, asked, assignments: &[] }
-            .encode(message, block);
+        Head { sequence: 0, origin: None, hops: 0, target: None, asked, assignments: &[] }.encode_unnumbered(
+            message,
+            self.sequence.soon(),
+            block,
+        );
     }
 
     /// Who serves which group for the message `sequence`.

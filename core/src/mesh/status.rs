@@ -59,11 +59,19 @@ pub struct MeshCounters {
     pub unknown_origin: u64,
     /// Messages that had come too far.
     pub too_many_hops: u64,
-    /// Messages above this node's limit: `payload_too_large`.
+    /// Messages that came in above this node's limit: `payload_too_large`.
+    pub rejected_too_large: u64,
+    /// Messages that a link took, once for each link; some may wait for credit still.
+    pub taken: u64,
+    /// Messages that a link should have taken and did not, for one of the next three reasons.
+    pub refused: u64,
+    /// Messages above the limit of the node at a link's other end: `payload_too_large`.
     pub dropped_too_large: u64,
     /// Messages that waited on a link that ended, or wanted to take one that is gone: `link_down`.
     pub dropped_down: u64,
-    /// Messages that found the backlog of a link that has ended full: `slow_subscriber`.
+    /// Those of them that a link had taken.
+    pub dropped_waiting: u64,
+    /// Messages that found the backlog of a link full: `slow_subscriber`.
     pub dropped_slow: u64,
     /// Requests whose reply subject would have become too long: `invalid`.
     pub invalid: u64,
@@ -73,6 +81,17 @@ pub struct MeshCounters {
     pub nodes_refused: u64,
     /// Events for which there was no room.
     pub events_lost: u64,
+}
+
+/// What waits on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many bytes of messages.
+    pub bytes: usize,
+    /// Which link.
+    pub link: LinkId,
+    /// How many bytes of messages have left on it in all: whether this grows tells whether the peer takes any.
+    pub sent: u64,
 }
 
 /// How the engine should change the node's links.
@@ -138,6 +157,30 @@ impl<I: Identity> Mesh<I> {
     #[must_use]
     pub fn known(&self) -> (usize, usize) {
         (self.nodes.len(), self.interest_bytes)
+    }
+
+    /// How many messages wait for credit, over all links.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.links.values().map(|link| link.credit.waiting().0 as u64).sum()
+    }
+
+    /// The link on which most waits.
+    #[must_use]
+    pub fn longest_backlog(&self) -> Backlog {
+        let backlog = |link: &super::link::Link| Backlog {
+            bytes: link.credit.waiting().1,
+            link: link.id,
+            sent: link.credit.sent(),
+        };
+        let none = Backlog { bytes: 0, link: LinkId(0), sent: 0 };
+        self.links.values().map(backlog).max_by_key(|backlog| backlog.bytes).unwrap_or(none)
+    }
+
+    /// Whether [`Mesh::poll_event`] has something to say.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// A digest of what this node knows of those that it can reach. Equal on two nodes that agree.

@@ -21,6 +21,11 @@ impl<T> Arena<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// The values, in the order of their indexes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
     /// # Panics
     /// When there are 2^32 values; the node's limit on subscriptions lies far below.
     pub(super) fn insert(&mut self, value: T) -> u32 {

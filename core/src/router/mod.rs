@@ -125,6 +125,11 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         self.nodes.len()
     }
 
+    /// What was added and not removed, in no order.
+    pub fn targets(&self) -> impl Iterator<Item = &T> {
+        self.subscriptions.iter().map(|entry| &entry.target)
+    }
+
     /// Adds a subscription; with a queue name it joins that queue group. O(tokens), and the logarithm of
     /// the number of groups on the filter.
     pub fn insert(&mut self, filter: Filter<'_>, queue: Option<&str>, target: T) -> SubscriptionKey {

@@ -40,6 +40,8 @@ pub enum Command {
     Req(ReqArgs),
     /// Answer requests
     Reply(ReplyArgs),
+    /// Show the nodes that a node is linked to and those behind them
+    Peers(PeersArgs),
     /// Measure a server: this node or any other
     Bench(BenchArgs),
 }
@@ -67,15 +69,17 @@ pub struct ServeArgs {
     /// Let clients without credentials in from other machines too
     #[arg(long)]
     pub anonymous: bool,
-    // The mesh is not built yet: its flags are read, so that using one is answered by the reason, and
-    // are not listed.
-    #[arg(long, value_name = "ADDR|off", hide = true)]
+    /// Where other nodes link to (TCP and QUIC); default 127.0.0.1:4224, and 0.0.0.0:4224 with --lan
+    #[arg(long, value_name = "ADDR|off")]
     pub mesh: Option<String>,
-    #[arg(long, value_name = "HOST:PORT|MULTIADDR", hide = true)]
+    /// Another node to link to; may be repeated. All that are linked make one mesh
+    #[arg(long, value_name = "HOST:PORT|MULTIADDR")]
     pub join: Vec<String>,
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// What only nodes of this mesh know; without it only private and loopback addresses are linked to
+    #[arg(long, value_name = "FILE")]
     pub mesh_secret_file: Option<String>,
-    #[arg(long, value_name = "on|off", num_args = 0..=1, default_missing_value = "on", hide = true)]
+    /// Find the nodes of the local network, and be found
+    #[arg(long, value_name = "on|off", num_args = 0..=1, default_missing_value = "on")]
     pub lan: Option<Switch>,
 }
 
@@ -206,6 +210,18 @@ pub struct ReplyArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct PeersArgs {
+    /// Print what GET /peers answers
+    #[arg(long)]
+    pub json: bool,
+    /// Print again whenever something has changed
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Answer {
     /// Answer with the request itself
@@ -284,10 +300,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_says_so_with_its_flag() {
-        let line = ["--mesh-secret-file", "f", "--join", "a:1"];
-        let error = waymeet::config::Config::load(&serve(&line).layers()).unwrap_err().to_string();
-        assert!(error.contains("[mesh] is not built yet"), "{error}");
+    fn the_flags_of_the_mesh_set_its_keys() {
+        let load = |line: &[&str]| waymeet::config::Config::load(&serve(line).layers());
+        let line =
+            ["--mesh-secret-file", "f", "--join", "a:1", "--join", "/ip4/10.0.0.1/tcp/1", "--mesh", "[::]:7"];
+        let mesh = load(&line).unwrap().mesh;
+        assert_eq!(mesh.join, ["a:1", "/ip4/10.0.0.1/tcp/1"]);
+        assert_eq!((mesh.address.to_string(), mesh.lan), ("[::]:7".to_owned(), false));
+        assert_eq!(load(&["--lan"]).unwrap().mesh.address.to_string(), "0.0.0.0:4224");
+        assert_eq!(load(&["--lan", "--mesh", "10.0.0.1:9"]).unwrap().mesh.address.to_string(), "10.0.0.1:9");
+        assert_eq!(load(&["--lan", "off"]).unwrap().mesh.address.to_string(), "127.0.0.1:4224");
+        let error = load(&["--join", "nonsense"]).unwrap_err().to_string();
+        assert!(error.contains("--join") && error.contains("host:port"), "{error}");
+        let error = load(&["--mesh", "off", "--lan"]).unwrap_err().to_string();
+        assert!(error.contains("--mesh off"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub struct Addresses {
     pub nats: Option<SocketAddr>,
     pub coap: Option<SocketAddr>,
     pub http: Option<SocketAddr>,
+    pub mesh: Option<SocketAddr>,
 }
 
 /// A raw listener.
@@ -38,12 +39,18 @@ pub struct Banner<'a> {
     pub program: &'a str,
     /// Whether clients without credentials are let in from other machines.
     pub anonymous: bool,
+    /// The node's id among its peers.
+    pub id: &'a str,
+    /// Where other nodes link over WebSocket.
+    pub mesh_websocket: Option<SocketAddr>,
+    /// Whether the nodes of the mesh share a secret.
+    pub has_mesh_secret: bool,
 }
 
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "waymeet {}, node {}\n", env!("CARGO_PKG_VERSION"), self.name)?;
-        let Addresses { nats, coap, http } = self.addresses;
+        let Addresses { nats, coap, http, mesh } = self.addresses;
         for (name, scheme, address, path) in
             [("NATS", "nats", nats, ""), ("CoAP", "coap", coap, ""), ("HTTP", "http", http, "/")]
         {
@@ -55,6 +62,21 @@ impl fmt::Display for Banner<'_> {
         for Raw { listener, address, mode, subject } in &self.raw {
             let scheme = if *listener == "lines" { "tcp" } else { "udp" };
             writeln!(f, "  {listener:<8} {scheme}://{address} ({mode} {subject})")?;
+        }
+        match mesh {
+            Some(address) if self.has_mesh_secret => writeln!(f, "  mesh     {address} (TCP and QUIC)")?,
+            // Design, section 9: said at every start.
+            Some(address) => writeln!(
+                f,
+                "  mesh     {address} (TCP and QUIC), without a secret: only private and loopback addresses"
+            )?,
+            None => writeln!(f, "  mesh     off")?,
+        }
+        if let Some(address) = self.mesh_websocket {
+            writeln!(f, "  mesh     {address} (WebSocket)")?;
+        }
+        if mesh.is_some() {
+            writeln!(f, "  peer id  {}", self.id)?;
         }
         if let Some(address) = http {
             writeln!(f, "  console  http://{}/", reachable(address))?;
@@ -77,7 +99,7 @@ impl fmt::Display for Banner<'_> {
 impl Banner<'_> {
     /// Who receives, then who sends.
     fn commands(&self) -> Vec<(&'static str, String)> {
-        let Addresses { nats, coap, http } = self.addresses;
+        let Addresses { nats, coap, http, .. } = self.addresses;
         let mut commands = Vec::new();
         if let Some(address) = nats {
             let mut command = format!("{} sub 'demo.>'", self.program);
@@ -138,7 +160,18 @@ mod tests {
         };
         let raw = vec![raw("lines", 1_234), raw("datagrams", 9_876)];
         let data_dir = Path::new("./d");
-        Banner { name: "n", addresses, raw, data_dir, program: "waymeet", anonymous: false }.to_string()
+        let banner = Banner {
+            name: "n",
+            addresses,
+            raw,
+            data_dir,
+            program: "waymeet",
+            anonymous: false,
+            id: "12D3",
+            mesh_websocket: None,
+            has_mesh_secret: false,
+        };
+        banner.to_string()
     }
 
     #[test]
@@ -147,6 +180,7 @@ mod tests {
             nats: Some("127.0.0.1:4222".parse().unwrap()),
             coap: Some("127.0.0.1:40001".parse().unwrap()),
             http: Some("0.0.0.0:40002".parse().unwrap()),
+            mesh: Some("127.0.0.1:4224".parse().unwrap()),
         });
         for line in [
             "  NATS     nats://127.0.0.1:4222\n",
@@ -155,6 +189,8 @@ mod tests {
             "  lines    tcp://127.0.0.1:1234 (request legacy.x)\n",
             "  datagrams udp://127.0.0.1:9876 (request legacy.x)\n",
             "  console  http://127.0.0.1:40002/\n",
+            "  mesh     127.0.0.1:4224 (TCP and QUIC), without a secret",
+            "  peer id  12D3\n",
             "  waymeet sub 'demo.>'\n",
             "  curl -d hello http://127.0.0.1:40002/pub/demo.greeting\n",
             "  waymeet pub demo.greeting hi --server coap://127.0.0.1:40001\n",

@@ -9,6 +9,7 @@ mod bench;
 mod client;
 mod coap;
 mod payload;
+mod peers;
 mod print;
 mod publish;
 mod reply;
@@ -73,6 +74,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
+        Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
         Some(Command::Bench(args)) => bench::bench(&args),
     }
 }

@@ -44,7 +44,7 @@ pub async fn request(args: &ReqArgs) -> Result<(), Failure> {
     }
 }
 
-async fn first_message(client: &mut Client) -> Result<OwnedMessage, ClientError> {
+pub(super) async fn first_message(client: &mut Client) -> Result<OwnedMessage, ClientError> {
     loop {
         if let Incoming::Message(message) = client.next().await? {
             return Ok(message);
@@ -72,7 +72,7 @@ fn print(reply: &OwnedMessage, subject: &str) -> Result<(), Failure> {
 }
 
 /// A reply subject that nobody else has: 128 bits that the standard library draws for its hash maps.
-fn inbox() -> String {
+pub(super) fn inbox() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("_INBOX.{:016x}{:016x}", random(), random())
 }

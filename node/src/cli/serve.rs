@@ -58,13 +58,24 @@ async fn run(args: &ServeArgs, mut config: Config, logs: &LogControl) -> Result<
 
 fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
     let addresses = node.addresses();
+    let bound = node.handle().addresses();
+    let mut mesh_addresses =
+        bound.iter().filter(|(l, _)| *l == Listener::Mesh).map(|(_, address)| *address).skip(1);
     let banner = Banner {
         name: node.name(),
-        addresses: Addresses { nats: addresses.nats, coap: addresses.coap, http: addresses.http },
+        addresses: Addresses {
+            nats: addresses.nats,
+            coap: addresses.coap,
+            http: addresses.http,
+            mesh: addresses.mesh,
+        },
         raw: raw_listeners(node, config),
         data_dir: &config.node.data_dir,
         program: &program(),
         anonymous: config.auth.anonymous,
+        id: node.id(),
+        mesh_websocket: mesh_addresses.next(),
+        has_mesh_secret: config.mesh.secret_file.is_some(),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{banner}")?;

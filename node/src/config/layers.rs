@@ -189,6 +189,15 @@ pub(super) fn origin_of(root: &Value, key: &str) -> Option<Origin> {
     origin
 }
 
+/// Whether some layer holds a value for `key`, which is in no list.
+pub(super) fn is_written(root: &Value, key: &str) -> bool {
+    let found = key.split('.').try_fold(root, |value, part| match value {
+        Value::Table(table) => table.get(part).map(|entry| &entry.value),
+        _ => None,
+    });
+    found.is_some()
+}
+
 /// A value from the environment or the command line as an entry of its own.
 pub(super) fn text_entry(text: &str, origin: &Origin) -> Entry {
     Entry { value: Value::Text(text.to_owned()), origin: origin.clone(), key_origin: origin.clone() }

@@ -85,7 +85,13 @@ impl Config {
 
     fn from_tree(root: layers::Table, mut problems: Vec<Problem>) -> Result<Self, ConfigError> {
         let root = layers::Value::Table(root);
-        let config = reader::read::<Self>(&root, &effective::known_keys(), &mut problems);
+        let mut config = reader::read::<Self>(&root, &effective::known_keys(), &mut problems);
+        if let Some(config) = &mut config
+            && config.mesh.lan
+            && !layers::is_written(&root, "mesh.address")
+        {
+            config.mesh.address = Mesh::LAN_ADDRESS;
+        }
         if let Some(config) = &config {
             for mut problem in config.validate() {
                 problem.origin = problem.key.as_ref().and_then(|key| layers::origin_of(&root, key));

@@ -168,26 +168,44 @@ impl Default for Dtls {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mesh {
-    /// TCP and QUIC for links from other nodes. Default `off`.
+    /// TCP and QUIC for links from other nodes, on one port number. Default `127.0.0.1:4224`, and `0.0.0.0:4224`
+    /// with `lan`; `off` for a node without links.
     pub address: Address,
     /// libp2p over WebSocket. Default `off`.
     pub websocket: Address,
     /// Nodes to link to: `host:port` or a multiaddress. Default: none.
     pub join: Vec<String>,
-    /// A file that holds the secret that all nodes of the mesh share. Default: none.
+    /// A file that holds the secret that all nodes of the mesh share. Default: none, which leaves only links to
+    /// private and loopback addresses.
     pub secret_file: Option<PathBuf>,
     /// Whether nodes of the local network are found and linked to. Default false.
     pub lan: bool,
+    /// How many links the node keeps; in a mesh with no more other nodes than this everybody links to everybody.
+    /// Default 16.
+    pub max_links: usize,
+    /// The peer ids that may be linked to. Default: all.
+    pub allow: Vec<String>,
+    /// Peer ids that may not be linked to, whatever `allow` says. Default: none.
+    pub block: Vec<String>,
+}
+
+impl Mesh {
+    /// Where a node listens that is to be found on its local network.
+    pub(super) const LAN_ADDRESS: Address =
+        Address::On(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4224));
 }
 
 impl Default for Mesh {
     fn default() -> Self {
         Self {
-            address: Address::Off,
+            address: loopback(4224),
             websocket: Address::Off,
             join: Vec::new(),
             secret_file: None,
             lan: false,
+            max_links: 16,
+            allow: Vec::new(),
+            block: Vec::new(),
         }
     }
 }

@@ -221,8 +221,6 @@ fn a_listener_for_other_machines_needs_somebody_who_says_so() {
 fn what_is_not_built_yet_says_so() {
     let tls = "tls]\ncertificate_file = 'a'\nkey_file = 'b'";
     let table = [
-        ("[mesh]\nlan = true".to_owned(), "[mesh] is not built yet"),
-        ("[mesh]\naddress = '127.0.0.1:4224'".to_owned(), "[mesh] is not built yet"),
         ("[[auth.users]]\nname = 'a'".to_owned(), "[auth.users] is not built yet"),
         (format!("[listeners.nats.{tls}"), "[listeners.nats.tls] is not built yet"),
         (format!("[listeners.http.{tls}"), "[listeners.http.tls] is not built yet"),
@@ -233,6 +231,24 @@ fn what_is_not_built_yet_says_so() {
         assert!(errors.contains(expected), "{errors}");
     }
     toml("[mesh]\naddress = 'off'\n[listeners.nats.tls]\nmode = 'off'").unwrap();
+}
+
+#[test]
+fn the_mesh_is_on_this_machine_unless_it_is_told_otherwise() {
+    let address = |text: &str| toml(text).unwrap().mesh.address.to_string();
+    assert_eq!(address(""), "127.0.0.1:4224");
+    assert_eq!(address("[mesh]\nlan = true"), "0.0.0.0:4224");
+    assert_eq!(address("[mesh]\nlan = true\naddress = '10.0.0.1:1'"), "10.0.0.1:1");
+    for (text, expected) in [
+        ("join = ['nonsense']", ":2: mesh.join[0]: expected host:port"),
+        ("block = ['me']", ":2: mesh.block[0]: expected a peer id"),
+        ("max_links = 0", ":2: mesh.max_links: 0 would"),
+        ("address = 'off'\nlan = true", "mesh.lan: needs the mesh"),
+        ("address = 'off'\nwebsocket = '127.0.0.1:1'", "mesh.websocket: needs the mesh"),
+    ] {
+        let errors = errors(&format!("[mesh]\n{text}"));
+        assert!(errors.contains(expected), "{errors}");
+    }
 }
 
 #[test]

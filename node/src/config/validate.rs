@@ -9,9 +9,10 @@ use waymeet_core::Filter;
 
 use super::problem::Problem;
 use super::value::Address;
-use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
+use super::{Config, HttpUpstream, Limits, Listeners, TlsMode};
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
+use crate::mesh;
 use crate::upstream::coap::{self, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 
@@ -25,6 +26,7 @@ impl Config {
         check_reach(self, &mut problems);
         check_limits(&self.limits, &mut problems);
         check_raw(self, &mut problems);
+        check_mesh(self, &mut problems);
         check_texts(self, &mut problems);
         check_built(self, &mut problems);
         problems
@@ -174,6 +176,38 @@ fn check_raw(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+fn check_mesh(config: &Config, problems: &mut Vec<Problem>) {
+    let settings = &config.mesh;
+    let mut wrong = |key: String, text: String| problems.push(Problem::of_key(key, text));
+    for (index, text) in settings.join.iter().enumerate() {
+        if let Err(error) = text.parse::<mesh::JoinAddress>() {
+            wrong(format!("mesh.join[{index}]"), format!("{error}; found {text:?}"));
+        }
+    }
+    for (key, peers) in [("allow", &settings.allow), ("block", &settings.block)] {
+        for (index, text) in peers.iter().enumerate().filter(|(_, text)| !mesh::is_peer_id(text)) {
+            wrong(
+                format!("mesh.{key}[{index}]"),
+                format!("expected a peer id such as 12D3KooW…; found {text:?}"),
+            );
+        }
+    }
+    if settings.max_links == 0 {
+        wrong("mesh.max_links".to_owned(), ZERO_LIMIT.to_owned());
+    }
+    if settings.address == Address::Off {
+        let needs = [
+            ("join", !settings.join.is_empty()),
+            ("lan", settings.lan),
+            ("websocket", settings.websocket != Address::Off),
+        ];
+        for (key, _) in needs.into_iter().filter(|(_, used)| *used) {
+            let text = "needs the mesh, which mesh.address = \"off\" (--mesh off) turns off";
+            wrong(format!("mesh.{key}"), text.to_owned());
+        }
+    }
+}
+
 /// Subjects, filters, URLs and origins: texts with a grammar of their own.
 fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     let mut check = |key: String, error: Option<String>| {
@@ -238,7 +272,6 @@ fn check_built(config: &Config, problems: &mut Vec<Problem>) {
     let listeners = &config.listeners;
     let tls = |tls: &Option<super::Tls>| tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Off);
     let unbuilt = [
-        ("mesh", config.mesh != Mesh::default()),
         ("auth.users", !config.auth.users.is_empty()),
         ("listeners.nats.tls", tls(&listeners.nats.tls)),
         ("listeners.http.tls", tls(&listeners.http.tls)),

@@ -117,6 +117,64 @@ for (const { listener, address } of facts.listeners) {
 }
 poll();
 
+// The mesh: this node in the middle, its links around it, and behind each link the nodes that are reached over it.
+
+const TOPOLOGY_EVERY_MS = 2000;
+const CENTRE = { x: 320, y: 130 };
+
+function shape(tag, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text) node.textContent = text;
+  return node;
+}
+
+function place(nodes, radius, from, to) {
+  const step = (to - from) / nodes.length;
+  return nodes.map((node, i) => {
+    const angle = from + step * (i + 0.5);
+    return { node, angle, step, x: CENTRE.x + 2 * radius * Math.cos(angle), y: CENTRE.y + radius * Math.sin(angle) };
+  });
+}
+
+function drawTopology({ id, name, peers }) {
+  const links = peers.filter((peer) => !peer.via);
+  const behind = (hop) => peers.filter((peer) => peer.via === hop.id);
+  const lines = [];
+  const dots = [];
+  const dot = ({ node, x, y }, kind) => {
+    const group = shape("g", { class: kind });
+    group.append(shape("circle", { cx: x, cy: y, r: kind === "self" ? 9 : 6 }));
+    group.append(shape("text", { x, y: y - 11, "text-anchor": "middle" }, node.name || node.id.slice(-8)));
+    const rtt = node.rtt_ms === null || node.rtt_ms === undefined ? "" : `, ${node.rtt_ms.toFixed(1)} ms`;
+    group.append(shape("title", {}, kind === "self" ? node.id : `${node.id}\n${node.transport}${rtt}, ${node.interests} filters`));
+    dots.push(group);
+  };
+  const line = (a, b, kind) => lines.push(shape("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, class: kind }));
+  for (const hop of place(links, 70, -Math.PI, Math.PI)) {
+    line(CENTRE, hop, `link ${hop.node.transport}`);
+    dot(hop, "peer");
+    for (const far of place(behind(hop.node), 108, hop.angle - hop.step / 2, hop.angle + hop.step / 2)) {
+      line(hop, far, "way");
+      dot(far, "peer far");
+    }
+  }
+  dot({ node: { id, name }, ...CENTRE }, "self");
+  $("topology").replaceChildren(...lines, ...dots);
+  $("peers").hidden = peers.length === 0;
+}
+
+async function pollPeers() {
+  try {
+    const response = await fetch("/peers", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    if (response.ok) drawTopology(await response.json());
+  } catch {
+    // The traffic above says that the node does not answer.
+  }
+  setTimeout(pollPeers, TOPOLOGY_EVERY_MS);
+}
+pollPeers();
+
 // The forms. Each shows the command that does the same.
 
 const quote = (text) => (/^[\w./:=%@+,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

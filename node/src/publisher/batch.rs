@@ -9,8 +9,9 @@ use waymeet_core::Message;
 use waymeet_core::message::RawMessage;
 use waymeet_core::subject::LastSubject;
 
-use super::plan::{Class, Target};
-use super::{Origin, Outcome, Run, Verdict};
+use super::crossing::Crossing;
+use super::plan::{Class, Plan, Target};
+use super::{Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
 use crate::buffers;
 use crate::delivery::Delivery;
 use crate::exchange::Exchange;
@@ -25,8 +26,9 @@ pub(super) struct Batch {
     blocks: Vec<Vec<u8>>,
     /// Where prefixes are made that no plan holds.
     scratch: Vec<u8>,
-    counts: BatchCounts,
-    outcome: Outcome,
+    pub(super) crossing: Crossing,
+    pub(super) counts: BatchCounts,
+    pub(super) outcome: Outcome,
     random: u64,
 }
 
@@ -42,6 +44,7 @@ impl Batch {
             exchange,
             blocks: Vec::new(),
             scratch: Vec::new(),
+            crossing: Crossing::default(),
             counts: BatchCounts::default(),
             outcome: Outcome::default(),
             random: seed | 1,
@@ -50,6 +53,7 @@ impl Batch {
 
     /// Counts what was done and begins anew.
     pub(super) fn finish(&mut self, listener: Listener) -> Outcome {
+        self.finish_crossing();
         let counts = std::mem::take(&mut self.counts);
         if counts.messages > 0 {
             self.exchange.metrics.accepted(listener, counts);
@@ -75,6 +79,7 @@ impl Batch {
         run: &mut Run,
         message: &RawMessage<'_>,
         last: &mut LastSubject,
+        reach: Reach<'_>,
     ) -> Verdict {
         let (plan, origin) = (&*run.cached.plan, run.origin);
         let Ok(subject) = plan.key.subject(message.subject, last) else {
@@ -85,12 +90,44 @@ impl Batch {
         }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
+        let message = message.with_subject(subject);
+        let crosses = reach == Reach::All && self.cross(plan, &message);
         if plan.is_empty() {
-            return Verdict::Unmatched;
+            self.counts.matched += u64::from(crosses);
+            return if crosses { Verdict::Matched } else { Verdict::Unmatched };
         }
+        let is_heard = match reach {
+            Reach::All | Reach::Here => self.deliver_here(plan, origin, &mut run.counts, message, None),
+            Reach::Chosen { plain: true, groups } => {
+                self.deliver_here(plan, origin, &mut run.counts, message, Some(groups))
+            }
+            Reach::Chosen { plain: false, groups } => {
+                let before = self.counts.deliveries;
+                self.deliver_to_groups(plan, origin, &mut Passing { message, copy: None }, Some(groups));
+                self.counts.deliveries > before
+            }
+        };
+        if is_heard || crosses {
+            self.counts.matched += 1;
+            Verdict::Matched
+        } else {
+            Verdict::Unmatched
+        }
+    }
+
+    /// Delivers to every plain subscription, and to all groups or those of the given names. Whether anybody hears it.
+    #[inline]
+    fn deliver_here(
+        &mut self,
+        plan: &Plan,
+        origin: Origin,
+        run: &mut RunCounts,
+        message: Message<'_>,
+        groups: Option<&[&str]>,
+    ) -> bool {
         let before = self.counts.deliveries;
         run.messages += 1;
-        let message = &mut Passing { message: message.with_subject(subject), copy: None };
+        let message = &mut Passing { message, copy: None };
         match &*plan.classes {
             [] => {}
             // A run of one message to one subscriber is written where it goes; only longer ones are
@@ -109,15 +146,24 @@ impl Batch {
         for target in &plan.readers {
             self.deliver(origin, target, message);
         }
-        for group in &plan.groups {
-            self.deliver_to_group(origin, group, message);
-        }
+        self.deliver_to_groups(plan, origin, message, groups);
         // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
-        if self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin)) {
-            self.counts.matched += 1;
-            Verdict::Matched
-        } else {
-            Verdict::Unmatched
+        self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin))
+    }
+
+    #[inline]
+    fn deliver_to_groups(
+        &mut self,
+        plan: &Plan,
+        origin: Origin,
+        message: &mut Passing<'_>,
+        names: Option<&[&str]>,
+    ) {
+        for group in &plan.groups {
+            let name = group.first().and_then(|member| member.subscription.queue.as_deref());
+            if names.is_none_or(|names| name.is_some_and(|name| names.contains(&name))) {
+                self.deliver_to_group(origin, group, message);
+            }
         }
     }
 
@@ -149,19 +195,20 @@ impl Batch {
     }
 
     pub(super) fn end_run(&mut self, run: &Run) {
-        if run.encoded == 0 {
+        self.end_crossing(&run.cached.plan);
+        if run.counts.encoded == 0 {
             return;
         }
         for (index, class) in run.cached.plan.classes.iter().enumerate() {
             let bytes = std::mem::take(&mut self.blocks[index]);
             if let [member] = &*class.members {
-                let wanted = || member.admit_block(run.encoded);
-                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.encoded));
+                let wanted = || member.admit_block(run.counts.encoded);
+                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.counts.encoded));
                 continue;
             }
-            let block = Block { bytes: Arc::new(bytes), messages: run.encoded };
+            let block = Block { bytes: Arc::new(bytes), messages: run.counts.encoded };
             for member in &class.members {
-                let wanted = || member.admit_block(run.encoded);
+                let wanted = || member.admit_block(run.counts.encoded);
                 self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
             }
             if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
@@ -180,11 +227,11 @@ impl Batch {
         if wire.is_own_echo(run.origin.session) {
             return;
         }
-        self.counts.deliveries += run.encoded;
+        self.counts.deliveries += run.counts.encoded;
         match offer(wire) {
-            Some(offered) => self.note(wire, offered, run.encoded),
+            Some(offered) => self.note(wire, offered, run.counts.encoded),
             // The subscription ended after the run began; the messages came too late for it.
-            None => self.lost(member, run.encoded),
+            None => self.lost(member, run.counts.encoded),
         }
     }
 
@@ -250,7 +297,7 @@ impl Batch {
             self.outcome.flush.push(wire.clone());
         }
         if offered.pressed && self.outcome.pressed.is_none() {
-            self.outcome.pressed = Some(wire.clone());
+            self.outcome.pressed = Some(Pressed::Wire(wire.clone()));
         }
     }
 

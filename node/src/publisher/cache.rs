@@ -107,7 +107,7 @@ impl Cached {
     fn new(subject: Subject<'_>, exchange: &Exchange) -> Self {
         let class = Generations::class(subject.as_str().as_bytes());
         let (generation, matches) = exchange.matches(subject, class);
-        Self { class, generation, plan: Arc::new(Plan::new(subject, matches)) }
+        Self { class, generation, plan: Arc::new(Plan::new(subject, matches, exchange.hub().is_some())) }
     }
 
     /// Whether the plan is the one for `subject` as of now; `last` is one that it held for.

@@ -10,19 +10,24 @@
 
 mod batch;
 mod cache;
+mod crossing;
 mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use waymeet_core::Subject;
+use waymeet_core::mesh::split_peer_subject;
 use waymeet_core::message::RawMessage;
 use waymeet_core::subject::LastSubject;
 
 use crate::exchange::Exchange;
+use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
 use batch::Batch;
 use cache::{Cached, MatchCache};
+use plan::Beyond;
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,15 +47,53 @@ pub(crate) enum Verdict {
     Refused(DropReason),
 }
 
+/// Who is to receive a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach<'a> {
+    /// Everybody who wants it, on this node and beyond.
+    All,
+    /// Everybody who wants it on this node.
+    Here,
+    /// Those on this node that a node beyond has chosen: plain subscriptions if `plain`, and one member of each of
+    /// the groups named.
+    Chosen {
+        /// Whether plain subscriptions receive.
+        plain: bool,
+        /// The names of queue groups.
+        groups: &'a [&'a str],
+    },
+}
+
+/// A subscriber that takes less than it is sent.
+#[derive(Debug, Clone)]
+pub(crate) enum Pressed {
+    /// A client of this node.
+    Wire(Arc<WireOutbox>),
+    /// A link.
+    Links(Arc<Hub>),
+}
+
+impl Pressed {
+    /// Slows the publisher down; 10 ms at most (design, section 8).
+    pub(crate) async fn slow_down(&self) {
+        match self {
+            Self::Wire(outbox) => outbox.slow_down().await,
+            Self::Links(hub) => hub.slow_down().await,
+        }
+    }
+}
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) delivered: u64,
+    /// Links that took a message.
+    pub(crate) forwarded: u64,
     pub(crate) dropped: u64,
     /// Outboxes that must be flushed.
     pub(crate) flush: Vec<Arc<WireOutbox>>,
     /// A subscriber that the publisher should slow down for.
-    pub(crate) pressed: Option<Arc<WireOutbox>>,
+    pub(crate) pressed: Option<Pressed>,
 }
 
 /// One thread's way into the exchange.
@@ -66,6 +109,13 @@ pub(crate) struct Publisher {
 struct Run {
     origin: Origin,
     cached: Cached,
+    counts: RunCounts,
+}
+
+/// How far a run is.
+#[derive(Default)]
+struct RunCounts {
+    /// Messages for plain subscriptions here.
     messages: u64,
     /// How many of them are in the batch's blocks.
     encoded: u64,
@@ -85,6 +135,17 @@ impl Publisher {
     /// Publishes one message. It is on its way once [`Publisher::finish`] was called.
     #[inline]
     pub(crate) fn publish(&mut self, origin: Origin, message: &RawMessage<'_>) -> Verdict {
+        self.publish_to(origin, message, Reach::All)
+    }
+
+    /// As [`Publisher::publish`], to those in `reach` only.
+    #[inline]
+    pub(crate) fn publish_to(
+        &mut self,
+        origin: Origin,
+        message: &RawMessage<'_>,
+        reach: Reach<'_>,
+    ) -> Verdict {
         if let Some(reason) = self.objection(message) {
             return self.batch.refuse(origin, reason);
         }
@@ -95,12 +156,37 @@ impl Publisher {
             self.settle();
             self.last.clear();
             match self.cache.get(message.subject, &self.batch.exchange) {
-                Ok(cached) => self.run = Some(Run { origin, cached, messages: 0, encoded: 0 }),
+                Ok(cached) => self.run = Some(Run { origin, cached, counts: RunCounts::default() }),
                 Err(_) => return self.batch.refuse(origin, DropReason::Invalid),
             }
         }
         let run = self.run.as_mut().expect("a run goes on or has just begun");
-        self.batch.route(run, message, &mut self.last)
+        if let Beyond::OneNode = run.cached.plan.beyond {
+            return self.publish_to_node(origin, message);
+        }
+        self.batch.route(run, message, &mut self.last, reach)
+    }
+
+    /// Publishes to `_PEER.<id>.<subject>`: on that node only, under the inner subject.
+    #[cold]
+    fn publish_to_node(&mut self, origin: Origin, message: &RawMessage<'_>) -> Verdict {
+        self.run = None;
+        let Ok(subject) = Subject::from_bytes(message.subject) else {
+            return self.batch.refuse(origin, DropReason::Invalid);
+        };
+        let Some((id, inner)) = split_peer_subject(subject) else {
+            return self.batch.refuse(origin, DropReason::Invalid);
+        };
+        match inner.tokens().next() {
+            // A way within a way leads nowhere.
+            Some("_PEER") => self.batch.refuse(origin, DropReason::Invalid),
+            Some("$SYS") if !origin.trusted => self.batch.refuse(origin, DropReason::NoPermission),
+            _ if self.batch.exchange.is_own_id(id) => {
+                let message = RawMessage { subject: inner.as_str().as_bytes(), ..*message };
+                self.publish_to(origin, &message, Reach::Here)
+            }
+            _ => self.batch.cross_to(id, &message.with_subject(inner)),
+        }
     }
 
     /// Ends the run, so that every subscription knows how many messages it has received.

@@ -7,13 +7,15 @@
 //! replies to one requester, each on a subject that was never seen before, share one plan.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use waymeet_core::mesh::Route;
 use waymeet_core::router::Matches;
 use waymeet_core::subject::LastSubject;
 use waymeet_core::{OwnedSubject, Stem, Subject, SubjectError};
 
 use crate::outbox::{Outbox, Protocol};
+use crate::peers;
 use crate::subscription::Subscription;
 
 /// The subscriptions of one subject, by the way in which they are delivered to.
@@ -31,6 +33,17 @@ pub(super) struct Plan {
     pub(super) readers: Box<[Target]>,
     /// One member of each receives.
     pub(super) groups: Box<[Box<[Target]>]>,
+    pub(super) beyond: Beyond,
+}
+
+/// What publishing means beyond this node.
+pub(super) enum Beyond {
+    /// There is no mesh, or the subject never crosses.
+    Nothing,
+    /// Known once a client has published: who wants the subject there, if anybody does.
+    Nodes(OnceLock<Option<Arc<Route>>>),
+    /// `_PEER.<id>.<subject>`: the clients of one node receive, and nobody else.
+    OneNode,
 }
 
 /// The subjects that a plan holds for.
@@ -134,8 +147,13 @@ impl Prefix {
 }
 
 impl Plan {
-    pub(super) fn new(subject: Subject<'_>, matches: Matches<Arc<Subscription>>) -> Self {
+    /// `has_mesh` says whether there are other nodes to be asked.
+    pub(super) fn new(subject: Subject<'_>, mut matches: Matches<Arc<Subscription>>, has_mesh: bool) -> Self {
         let key = Key::new(subject, matches.any_last);
+        let beyond = Beyond::of(subject, has_mesh);
+        if let Beyond::OneNode = beyond {
+            (matches.plain, matches.groups) = Default::default();
+        }
         let target = |subscription: Arc<Subscription>| Target {
             prefix: match &subscription.outbox {
                 Outbox::Wire(wire) => key.prefix(wire.protocol(), &subscription.sid),
@@ -160,11 +178,12 @@ impl Plan {
             one_by_one: one_by_one.into_iter().map(target).collect(),
             readers: without_twins(readers).into_iter().map(target).collect(),
             groups: matches.groups.into_iter().map(group).collect(),
+            beyond,
             key,
         }
     }
 
-    /// Whether the plan names nobody.
+    /// Whether the plan names nobody on this node.
     pub(super) fn is_empty(&self) -> bool {
         self.classes.is_empty()
             && self.one_by_one.is_empty()
@@ -177,6 +196,17 @@ impl Plan {
         let wires: usize = self.classes.iter().map(|class| class.members.len()).sum();
         let members: usize = self.groups.iter().map(|group| group.len()).sum();
         wires + self.one_by_one.len() + self.readers.len() + members
+    }
+}
+
+impl Beyond {
+    fn of(subject: Subject<'_>, has_mesh: bool) -> Self {
+        match subject.tokens().next() {
+            Some("_PEER") => Self::OneNode,
+            Some("$SYS") => Self::Nothing,
+            _ if has_mesh => Self::Nodes(OnceLock::new()),
+            _ => Self::Nothing,
+        }
     }
 }
 
@@ -193,7 +223,7 @@ fn repeated_sessions(matches: &Matches<Arc<Subscription>>) -> HashSet<u64> {
 
 /// The subjects that the node speaks on and clients do not (design, section 9).
 fn is_reserved(subject: Subject<'_>) -> bool {
-    subject.tokens().next() == Some("$SYS")
+    subject.tokens().next() == Some("$SYS") && subject.as_str() != peers::SUBJECT
 }
 
 /// Groups wires, each given with whether it takes headers, by what they are written.

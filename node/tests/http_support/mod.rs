@@ -30,6 +30,7 @@ pub async fn start(settings: &str) -> Node {
     config.listeners.http.address = waymeet::config::Address::On(loopback);
     config.listeners.nats.address = waymeet::config::Address::On(loopback);
     config.listeners.coap.address = waymeet::config::Address::Off;
+    config.mesh.address = waymeet::config::Address::Off;
     Node::builder().config(config).workers(2).start().await.expect("free ports")
 }
 

@@ -24,6 +24,7 @@ pub async fn start(settings: &str) -> Node {
     config.listeners.nats.address = loopback;
     config.listeners.http.address = loopback;
     config.listeners.coap.address = loopback;
+    config.mesh.address = Address::Off;
     Node::builder().config(config).workers(2).start().await.expect("free ports")
 }
 

@@ -156,7 +156,8 @@ impl Contestant {
         command.extend(match self {
             Self::Node => {
                 let [nats, http, coap] = addresses else { bail!("a node has three addresses") };
-                let mut node = words(format!("serve --nats {nats} --http {http} --coap {coap} --data-dir"));
+                let mut node =
+                    words(format!("serve --mesh off --nats {nats} --http {http} --coap {coap} --data-dir"));
                 node.push(in_folder("data"));
                 node
             }

@@ -35,7 +35,7 @@ impl Running {
         let coap = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new(program);
         command.args(["serve", "--nats", &nats.to_string(), "--http", &http.to_string()]);
-        command.args(["--coap", &coap.to_string(), "--data-dir"]).arg(folder.join("data"));
+        command.args(["--mesh", "off", "--coap", &coap.to_string(), "--data-dir"]).arg(folder.join("data"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().context("cannot start the node")?;
         let mut running = Self { child, nats, http, coap };

@@ -5,7 +5,9 @@
 
 use super::super::Tag;
 use super::super::limits::{MAX_ASSIGNMENTS, MAX_HOPS, MAX_QUEUE_LEN};
-use super::fields::{DecodeError, Fields, put_bytes_always, put_fixed64, put_uint, put_varint, varint_len};
+use super::fields::{
+    DecodeError, Fields, put_bytes_always, put_fixed64, put_uint, put_varint, read_varint, varint_len,
+};
 use super::kind;
 use crate::headers::Headers;
 use crate::message::Message;
@@ -138,6 +140,11 @@ impl Head<'_> {
         put_varint(out, u64::from(kind::MESSAGE) << 3 | 2);
         put_varint(out, body as u64);
         let start = out.len();
+        self.encode_fields(message, out);
+        debug_assert_eq!(out.len() - start, body, "the length was reckoned right");
+    }
+
+    fn encode_fields(&self, message: &Message<'_>, out: &mut Vec<u8>) {
         put_uint(out, field::SEQUENCE, self.sequence);
         if let Some(origin) = self.origin {
             put_fixed64(out, field::ORIGIN, origin.0);
@@ -156,7 +163,22 @@ impl Head<'_> {
         }
         super::fields::put_bytes(out, field::HEADERS, message.headers.as_block());
         super::fields::put_bytes(out, field::PAYLOAD, message.payload);
-        debug_assert_eq!(out.len() - start, body, "the length was reckoned right");
+    }
+
+    /// As [`Head::encode`], for a message that [`number`] gives its sequence later: any up to `most`.
+    pub(crate) fn encode_unnumbered(&self, message: &Message<'_>, most: u64, out: &mut Vec<u8>) {
+        let width = varint_len(most);
+        let rest = Head { sequence: 0, ..*self };
+        let body = 1 + width + rest.body_len(message);
+        let frame = 1 + varint_len(body as u64) + body;
+        out.reserve(frame + 10);
+        put_varint(out, frame as u64);
+        put_varint(out, u64::from(kind::MESSAGE) << 3 | 2);
+        put_varint(out, body as u64);
+        put_varint(out, u64::from(field::SEQUENCE) << 3);
+        out.extend(std::iter::repeat_n(0x80, width - 1));
+        out.push(0);
+        rest.encode_fields(message, out);
     }
 
     fn body_len(&self, message: &Message<'_>) -> usize {
@@ -174,6 +196,33 @@ impl Head<'_> {
             + message.reply.map_or(0, |reply| text(reply.as_str().len()))
             + optional(message.headers.as_block().len())
             + optional(message.payload.len())
+    }
+}
+
+/// Gives the messages of a block that [`Head::encode_unnumbered`] wrote their sequences, in order. Each is written as
+/// wide as the place that was left for it; a varint may end in zeros (protobuf, "Encoding").
+pub(crate) fn number(block: &mut [u8], mut next: impl FnMut() -> u64) {
+    let mut at = 0;
+    while at < block.len() {
+        let mut rest = &block[at..];
+        let Ok(Some(len)) = read_varint(&mut rest, "frame length", false) else { return };
+        let frame = block.len() - rest.len();
+        let mut rest = rest.get(1..).unwrap_or_default();
+        let Ok(Some(_)) = read_varint(&mut rest, "message length", false) else { return };
+        let mut place = block.len() - rest.len() + 1;
+        let mut value = next();
+        // The last byte of the place is the one without the mark that more follow.
+        while let Some(byte) = block.get_mut(place) {
+            let more = *byte & 0x80;
+            *byte = more | (value & 0x7f) as u8;
+            value >>= 7;
+            place += 1;
+            if more == 0 {
+                break;
+            }
+        }
+        debug_assert_eq!(value, 0, "the place is wide enough");
+        at = frame + len as usize;
     }
 }
 

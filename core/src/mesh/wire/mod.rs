@@ -12,6 +12,7 @@ mod state;
 pub use control::{Credit, GoAway, Hello, Ping, Refusal, Summary};
 pub use fields::DecodeError;
 pub(crate) use message::is_reserved;
+pub(super) use message::number;
 pub use message::{Assignment, Head, MessageFrame};
 pub use state::{Adjacent, Change, Delta, EntryRef, Record, State};
 

@@ -214,6 +214,7 @@ mod tests {
         config.listeners.nats.address = "127.0.0.1:0".parse().unwrap();
         config.listeners.coap.address = "127.0.0.1:0".parse().unwrap();
         config.listeners.http.address = Address::Off;
+        config.mesh.address = Address::Off;
         let node = Node::builder().config(config).workers(1).start().await.unwrap();
         let nats = node.addresses().nats.unwrap().to_string();
         let coap = format!("coap://{}", node.addresses().coap.unwrap());

@@ -368,6 +368,7 @@ mod tests {
         let mut config = Config::default();
         config.listeners.http.address = "127.0.0.1:0".parse().unwrap();
         (config.listeners.coap.address, config.listeners.nats.address) = (Address::Off, Address::Off);
+        config.mesh.address = Address::Off;
         let node = Node::builder().config(config).workers(1).start().await.unwrap();
         let server = format!("http://{}", node.addresses().http.unwrap());
         let words = ["bench", "sse"].into_iter().chain(line.split(' ')).chain(["--server", &server]);

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde::Serialize;
 use waymeet_core::coap::Upstream;
 use waymeet_core::coap::content_format::{JSON, TEXT};
 use waymeet_core::coap::session::{
@@ -35,14 +34,6 @@ struct Observed {
     subscriptions: Vec<SubscriptionId>,
     /// An observation is a session, as an event stream is one.
     _session: SessionGuard,
-}
-
-/// `GET /peers` (design, section 7). A node without links has none.
-#[derive(Serialize)]
-struct Peers<'a> {
-    id: &'a str,
-    name: &'a str,
-    peers: [(); 0],
 }
 
 impl NodeUpstream {
@@ -128,11 +119,7 @@ impl Upstream<Way> for NodeUpstream {
             "readyz" if self.node.is_ready() => (JSON, true, br#"{"status":"ready"}"#.to_vec()),
             "readyz" => (JSON, false, br#"{"status":"not_ready"}"#.to_vec()),
             "metrics" => (TEXT, true, self.node.metrics().encode().into_bytes()),
-            "peers" => {
-                let info = self.node.info();
-                let peers = Peers { id: &info.id, name: &info.name, peers: [] };
-                (JSON, true, serde_json::to_vec(&peers).expect("a struct of strings is always JSON"))
-            }
+            "peers" => (JSON, true, self.node.peers().to_json()),
             _ => return None,
         };
         Some(Representation { content_format: Some(content_format), available, payload })

@@ -4,7 +4,6 @@
 
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_FRAME_OPTIONS};
 use hyper::{Response, StatusCode};
-use serde::Serialize;
 
 use super::Service;
 use super::body::Body;
@@ -19,14 +18,6 @@ const VERSION_MARK: &str = "{version}";
 /// What the console may load: itself. Nobody may frame it.
 const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// `GET /peers` (design, section 7). A node without links has none.
-#[derive(Serialize)]
-struct Peers<'a> {
-    id: &'a str,
-    name: &'a str,
-    peers: [(); 0],
-}
 
 impl Service {
     pub(super) fn page(&self, page: Page) -> Result<Response<Body>, Problem> {
@@ -48,11 +39,7 @@ impl Service {
                 let document = OPENAPI.replace(VERSION_MARK, node.version);
                 response("application/json", Body::full(document))
             }
-            Page::Peers => {
-                let peers = Peers { id: &node.id, name: &node.name, peers: [] };
-                let json = serde_json::to_vec(&peers).expect("a struct of strings is always JSON");
-                response("application/json", Body::full(json))
-            }
+            Page::Peers => response("application/json", Body::full(self.node.peers().to_json())),
         })
     }
 }

@@ -17,7 +17,7 @@ use waymeet_core::{Filter, Headers, Message, Subject};
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
-use crate::publisher::{Origin, Publisher, Verdict};
+use crate::publisher::{Origin, Pressed, Publisher, Verdict};
 use crate::shared::{Phase, WireSession};
 use crate::subscription::Subscription;
 
@@ -85,7 +85,7 @@ impl Conversation {
 
     /// Carries out what the bytes hold, as one batch. In the second place stands a subscriber that the
     /// client should be slowed for.
-    pub(super) fn receive(&mut self, input: &[u8]) -> (Result<Progress, Closed>, Option<Arc<WireOutbox>>) {
+    pub(super) fn receive(&mut self, input: &[u8]) -> (Result<Progress, Closed>, Option<Pressed>) {
         let began = Instant::now();
         let Self { session, client, .. } = self;
         let shared = client.node.shared.clone();

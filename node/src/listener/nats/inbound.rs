@@ -6,7 +6,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut as _;
@@ -17,7 +16,7 @@ use waymeet_core::nats::Closed;
 use super::conversation::Conversation;
 use crate::buffers;
 use crate::metrics::DropReason;
-use crate::outbox::WireOutbox;
+use crate::publisher::Pressed;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +61,7 @@ pub(super) enum After {
     /// There is more to read at once. The outboxes are flushed and other connections served first.
     Yield,
     /// Slow down for this subscriber.
-    SlowDown(Arc<WireOutbox>),
+    SlowDown(Pressed),
 }
 
 impl After {

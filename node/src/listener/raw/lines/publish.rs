@@ -4,7 +4,6 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
@@ -17,8 +16,7 @@ use waymeet_core::message::RawMessage;
 use super::{End, Service};
 use crate::buffers;
 use crate::metrics::Listener;
-use crate::outbox::WireOutbox;
-use crate::publisher::{Origin, Publisher};
+use crate::publisher::{Origin, Pressed, Publisher};
 
 /// Publishes what the client sends, until it says no more or says nothing for too long. A node that drains
 /// takes what has arrived and no more.
@@ -65,7 +63,7 @@ enum After {
     ReadOn,
     /// There is more to read at once; other connections are served first.
     Yield,
-    SlowDown(Arc<WireOutbox>),
+    SlowDown(Pressed),
 }
 
 struct Batch<'a> {

@@ -1,0 +1,115 @@
+"""Clients of every protocol on different nodes of one mesh, over a node between them that has none."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from conftest import PARTS, World
+from drivers.kinds import KINDS
+from drivers.raw import RawTcp
+from mesh import PATIENCE_S, STEP_S, Mesh
+
+NUMBERS = itertools.count()
+BODY = b"across \xf0\x9f\x9a\xa2 nodes\x00\xff"
+
+
+@pytest.fixture(scope="module")
+async def line(pytestconfig):
+    """Three nodes in a line; the ends with their clients."""
+    mesh = await Mesh(pytestconfig.getoption("--binary")).start("line3")
+    without = pytestconfig.getoption("--without")
+    mesh.near, mesh.far = World(mesh.nodes[0], without), World(mesh.nodes[2], without)
+    yield mesh
+    await mesh.near.close()
+    await mesh.far.close()
+    await mesh.stop()
+
+
+async def when_known(line, begin):
+    """Begins something that node 2 subscribes for, and returns its result once node 0 knows. Node 2 tells what it wants
+    in order: when a message reaches a later subscription, the earlier ones are known."""
+    result = await begin()
+    near, far = await line.near.client("nats-py"), await line.far.client("nats-py")
+    marker = f"known.{next(NUMBERS)}"
+    later = await far.subscribe(marker)
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while later.deliveries.empty():
+        assert asyncio.get_running_loop().time() < deadline, "node 0 does not learn what node 2 wants"
+        await near.publish(marker, b"")
+        await asyncio.sleep(STEP_S)
+    return result
+
+
+async def test_publish_reaches_every_kind_two_nodes_on(line, subscriber, publisher):
+    receiving = await line.far.client(subscriber)
+
+    async def subscribe():
+        return await when_known(line, lambda: receiving.subscribe(f"mesh.{subscriber}.>"))
+
+    subscription = await line.far.once(("subscription", subscriber), subscribe)
+    subject = f"mesh.{subscriber}.{publisher}"
+    await (await line.near.client(publisher)).publish(subject, BODY)
+    received = await subscription.next_on(subject, BODY)
+    assert received.payload == BODY
+    assert subscription.deliveries.empty()
+
+
+async def test_a_request_finds_its_service_two_nodes_on(line, requester, responder):
+    if responder not in KINDS:
+        pytest.skip("a service behind an upstream is no client")
+    if responder == "coap-client":
+        pytest.skip("coap-client keeps 100 bytes of a path, and a reply subject that crossed is longer")
+    service = await line.far.client(responder)
+    subject = f"ask.{responder}"
+
+    async def serve():
+        answer = lambda received: (received.payload[::-1], None)  # noqa: E731
+        await when_known(line, lambda: service.serve(subject, answer))
+
+    await line.far.once(("service", responder), serve)
+    outcome = await (await line.near.client(requester)).request(subject, BODY)
+    assert (outcome.kind, outcome.payload) == ("reply", BODY[::-1]), outcome
+
+
+async def test_one_node_is_addressed_by_its_id(line):
+    near, far = await line.near.client("nats-py"), await line.far.client("nats-py")
+    here, there = await near.subscribe("config.set"), await far.subscribe("config.set")
+    everything = await near.subscribe(">")
+    await near.publish(f"_PEER.{line.nodes[2].peer_id}.config.set", b"there")
+    assert (await there.next()).payload == b"there"
+    await near.publish(f"_PEER.{line.nodes[0].peer_id}.config.set", b"here")
+    assert (await here.next()).payload == b"here"
+    assert (await everything.next()).subject == "config.set"
+    assert there.deliveries.empty() and here.deliveries.empty() and everything.deliveries.empty()
+    for subscription in (here, there, everything):
+        await subscription.close()
+
+
+async def test_a_receipt_says_how_many_links_took_the_message(line):
+    far = await line.far.client("nats-py")
+    subscription = await when_known(line, lambda: far.subscribe("receipts"))
+    web = await RawTcp.open(line.nodes[0].http)
+    await web.send(b"POST /pub/receipts HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\nx")
+    answer = await web.until(b"}")
+    assert b'"delivered":0,"forwarded":1,"dropped":0' in answer, answer
+    assert (await subscription.next()).payload == b"x"
+    await asyncio.gather(web.close(), subscription.close())
+
+
+async def test_clients_may_not_publish_what_the_node_says_of_peers(line):
+    near = await line.near.client("nats-py")
+    events = await near.subscribe("$SYS.PEER.*")
+    newcomer = await line.add([1])
+    joined = await events.next(30)
+    assert joined.subject == "$SYS.PEER.JOINED" and newcomer.peer_id.encode() in joined.payload
+    await newcomer.stop()
+    newcomer.child = None
+    left = await events.next(30)
+    assert left.subject == "$SYS.PEER.LEFT" and newcomer.peer_id.encode() in left.payload
+    line.nodes.pop()
+    await events.close()
+
+
+def test_every_part_is_crossed():
+    assert set(PARTS) == {"publisher", "subscriber", "requester", "responder"}

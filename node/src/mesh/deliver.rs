@@ -1,0 +1,46 @@
+//! Messages of other nodes, handed to the clients of this one.
+//!
+//! Owns the meeting of the mesh's scopes and the publisher's reach. It must not send anything on to a link.
+
+use waymeet_core::Headers;
+use waymeet_core::Message;
+use waymeet_core::mesh::{Delivery, Scope, Upstream};
+use waymeet_core::resource::OwnedSubject;
+
+use crate::handle::NodeHandle;
+use crate::metrics::Listener;
+use crate::publisher::{Origin, Publisher, Reach, Verdict};
+
+/// What the mesh publishes here is a member's, not the node's own: `$SYS` stays closed to it.
+const MEMBER: Origin = Origin { listener: Listener::Mesh, session: 0, trusted: false };
+/// What the node itself says.
+const NODE: Origin = Origin { trusted: true, ..MEMBER };
+/// No responders, as NATS says it (ADR-4).
+const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n\r\n";
+
+/// The clients of this node, within one batch.
+pub(super) struct LocalClients<'a> {
+    pub(super) publisher: &'a mut Publisher,
+}
+
+impl Upstream for LocalClients<'_> {
+    fn deliver(&mut self, delivery: &Delivery<'_>) -> bool {
+        let reach = match delivery.scope {
+            Scope::Chosen { plain, groups } => Reach::Chosen { plain, groups },
+            Scope::Node => Reach::Here,
+        };
+        self.publisher.publish_to(MEMBER, &(&delivery.message).into(), reach) == Verdict::Matched
+    }
+}
+
+/// Tells the client that asked with this reply subject that nobody is left to answer.
+pub(super) fn no_responders(node: &NodeHandle, reply: &OwnedSubject) {
+    let headers = Headers::from_block(NO_RESPONDERS);
+    let answer = Message { subject: reply.as_subject(), reply: None, headers, payload: &[] };
+    publish_here(node, &answer);
+}
+
+/// Publishes what the node itself says to its own clients.
+pub(super) fn publish_here(node: &NodeHandle, message: &Message<'_>) {
+    node.shared.batch(Listener::Mesh, |publisher| publisher.publish_to(NODE, &message.into(), Reach::Here));
+}

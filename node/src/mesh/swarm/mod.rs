@@ -1,0 +1,348 @@
+//! The engine that ships: rust-libp2p.
+//!
+//! Owns the swarm and its behaviours. It must not know frames, routes or clients.
+
+mod gate;
+mod links;
+pub(crate) mod rules;
+mod services;
+mod transport;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{
+    ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent, behaviour::toggle::Toggle,
+};
+use libp2p::{Multiaddr, PeerId, connection_limits, mdns, memory_connection_limits};
+use waymeet_core::mesh::{LinkId, PeerId as CorePeerId};
+
+use self::gate::Gated;
+use self::links::{Links, LinksEvent};
+use self::rules::{Rules, ip_of};
+use self::services::{Reachability, Services, Wish, is_relayed};
+pub(crate) use self::transport::TransportSetupError;
+use super::engine::{DialId, Engine, EngineEvent};
+use super::identity::{NodeKey, to_core, to_libp2p};
+
+/// A connection without a link is closed after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections from one peer at once: two that cross, and one through a relay.
+const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Connections whose peer ids are not proved yet, in each direction.
+const MAX_PENDING: u32 = 128;
+/// No connection is accepted while the process holds this share of the machine's memory.
+const MAX_MEMORY_SHARE: f64 = 0.9;
+/// How often members are asked for on the local network. A new node asks at once and every other answers, so that it is
+/// found within a round trip; this is for what was lost.
+const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the engine is to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) rules: Rules,
+    /// TCP and QUIC.
+    pub(crate) address: SocketAddr,
+    pub(crate) websocket: Option<SocketAddr>,
+    pub(crate) lan: bool,
+    pub(crate) max_connections: usize,
+}
+
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The key of the address in `[mesh]`.
+        key: &'static str,
+        address: SocketAddr,
+        error: io::Error,
+    },
+    /// The local network cannot be searched.
+    #[error("cannot search the local network: {0}")]
+    Lan(#[source] io::Error),
+    #[error(transparent)]
+    Setup(#[from] TransportSetupError),
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    links: Links,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    services: Gated<Services>,
+}
+
+/// The swarm, as the mesh sees it.
+pub(crate) struct SwarmEngine {
+    swarm: Swarm<Behaviour>,
+    dials: HashMap<ConnectionId, DialId>,
+    listening: BTreeSet<Multiaddr>,
+    /// What is told next, before the swarm is asked. As many as one call of the swarm, or one dial, brings.
+    waiting: VecDeque<EngineEvent>,
+    addresses: Vec<SocketAddr>,
+    reachability: Reachability,
+    /// Listening on relays, by the listener's number.
+    relays: HashMap<ListenerId, PeerId>,
+}
+
+impl SwarmEngine {
+    /// Builds the swarm and listens. To be called on the thread that will run it.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
+    pub(crate) fn start(key: &NodeKey, settings: &Settings) -> Result<Self, EngineError> {
+        let (transport, relay_client) = transport::build(key.keypair())?;
+        let id = key.keypair().public().to_peer_id();
+        let lan = settings.lan.then(|| lan(id)).transpose().map_err(EngineError::Lan)?;
+        let max = u32::try_from(settings.max_connections).unwrap_or(u32::MAX);
+        let limits = connection_limits::ConnectionLimits::default()
+            .with_max_pending_incoming(Some(MAX_PENDING))
+            .with_max_pending_outgoing(Some(MAX_PENDING))
+            .with_max_established(Some(max))
+            .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
+        let behaviour = Behaviour {
+            limits: connection_limits::Behaviour::new(limits),
+            memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY_SHARE),
+            links: Links::new(settings.rules.clone()),
+            mdns: lan.into(),
+            services: Gated::new(Services::new(key.keypair(), relay_client)),
+        };
+        let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+        let mut swarm = Swarm::new(transport, behaviour, id, config);
+        let address = free_port(settings.address);
+        listen(&mut swarm, "address", address, tcp_address(address))?;
+        listen(&mut swarm, "address", address, quic_address(address))?;
+        let mut addresses = vec![address];
+        if let Some(address) = settings.websocket.map(free_port) {
+            listen(&mut swarm, "websocket", address, tcp_address(address).with(Protocol::Ws("/".into())))?;
+            addresses.push(address);
+        }
+        let (listening, waiting) = (BTreeSet::new(), VecDeque::new());
+        let (reachability, relays) = (Reachability::default(), HashMap::new());
+        Ok(Self { swarm, dials: HashMap::new(), listening, waiting, addresses, reachability, relays })
+    }
+
+    /// Where the engine listens: TCP and QUIC, then WebSocket if it does.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) -> Option<EngineEvent> {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Links(LinksEvent::Opened(opened))) => {
+                return Some(EngineEvent::Up(opened));
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Links(LinksEvent::Closed(link))) => {
+                return Some(EngineEvent::Down(link));
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
+                let rules = self.swarm.behaviour().links.rules();
+                let found = found.into_iter().filter(|(peer, address)| {
+                    rules.admit_peer(peer).is_ok() && rules.admit_address(address).is_ok()
+                });
+                let event = |(peer, address)| EngineEvent::Found { peer: to_core(&peer), address };
+                self.waiting.extend(found.map(event));
+                return self.waiting.pop_front();
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Services(event)) => {
+                let Behaviour { services, links, .. } = self.swarm.behaviour_mut();
+                for wish in services.inner.on_event(event, links.rules(), &mut self.reachability) {
+                    self.grant(wish);
+                }
+                return self.waiting.pop_front();
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                let dial = self.dials.remove(&connection_id)?;
+                return Some(EngineEvent::Reached { dial, peer: to_core(&peer_id) });
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                let dial = self.dials.remove(&connection_id)?;
+                let hopeless = matches!(error, DialError::LocalPeerId { .. });
+                return Some(EngineEvent::Failed { dial, reason: error.to_string(), hopeless });
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(address = %send_back_addr, %error, "a connection was not accepted");
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(listener = "mesh", %address, "listening");
+                self.listening.insert(address);
+                return Some(EngineEvent::Listening(self.announced()));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listening.remove(&address);
+                return Some(EngineEvent::Listening(self.announced()));
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a mesh listener failed once"),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.listening.retain(|address| !addresses.contains(address));
+                match self.relays.remove(&listener_id) {
+                    Some(relay) => self.reachability.released(&relay),
+                    None => tracing::error!(?reason, "a mesh listener ended"),
+                }
+                return Some(EngineEvent::Listening(self.announced()));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Listen(relay, address) => match self.swarm.listen_on(address) {
+                Ok(listener) => {
+                    self.relays.insert(listener, relay);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no place at a relay");
+                    self.reachability.released(&relay);
+                }
+            },
+            Wish::Found(peer, address) => {
+                self.waiting.push_back(EngineEvent::Found { peer: to_core(&peer), address });
+            }
+        }
+    }
+
+    /// Where others can dial this node. Addresses of this machine only are of use to nobody else, unless there are no
+    /// others.
+    fn announced(&self) -> Vec<Multiaddr> {
+        let external = self.swarm.external_addresses();
+        let all: BTreeSet<&Multiaddr> = self.listening.iter().chain(external).collect();
+        let is_loopback =
+            |address: &&&Multiaddr| ip_of(address).is_some_and(|ip| ip.is_loopback()) && !is_relayed(address);
+        let (local, reachable): (Vec<&Multiaddr>, Vec<&Multiaddr>) = all.iter().partition(|a| is_loopback(a));
+        let chosen = if reachable.is_empty() { local } else { reachable };
+        chosen.into_iter().cloned().collect()
+    }
+}
+
+impl Engine for SwarmEngine {
+    fn dial(&mut self, dial: DialId, peer: Option<&CorePeerId>, addresses: Vec<Multiaddr>) {
+        let failed = |reason: String| EngineEvent::Failed { dial, reason, hopeless: false };
+        let options = match peer.map(to_libp2p) {
+            Some(Some(peer)) => {
+                DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build()
+            }
+            Some(None) => {
+                return self.waiting.push_back(failed("not a peer id that can be dialled".to_owned()));
+            }
+            None => match addresses.into_iter().next() {
+                Some(address) => DialOpts::unknown_peer_id().address(address).build(),
+                None => return self.waiting.push_back(failed("no address".to_owned())),
+            },
+        };
+        let connection = options.connection_id();
+        self.swarm.behaviour_mut().links.want(connection);
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.dials.insert(connection, dial);
+            }
+            Err(error) => {
+                let hopeless = matches!(error, DialError::LocalPeerId { .. });
+                self.waiting.push_back(EngineEvent::Failed { dial, reason: error.to_string(), hopeless });
+            }
+        }
+    }
+
+    fn close(&mut self, link: LinkId) {
+        if let Some(connection) = self.swarm.behaviour().links.connection(link) {
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    fn set_member(&mut self, peer: &CorePeerId, is_member: bool) {
+        if let Some(peer) = to_libp2p(peer) {
+            self.swarm.behaviour_mut().services.set_member(peer, is_member);
+        }
+    }
+
+    fn look_for(&mut self, peer: &CorePeerId) {
+        if let Some(peer) = to_libp2p(peer) {
+            self.swarm.behaviour_mut().services.inner.look_for(peer);
+        }
+    }
+
+    async fn next(&mut self) -> EngineEvent {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return event;
+            }
+            let event = self.swarm.select_next_some().await;
+            if let Some(event) = self.on_swarm(event) {
+                return event;
+            }
+        }
+    }
+}
+
+fn lan(id: PeerId) -> io::Result<mdns::tokio::Behaviour> {
+    let config = mdns::Config { query_interval: MDNS_QUERY_INTERVAL, ..mdns::Config::default() };
+    mdns::tokio::Behaviour::new(config, id)
+}
+
+fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    key: &'static str,
+    address: SocketAddr,
+    multiaddr: Multiaddr,
+) -> Result<(), EngineError> {
+    let failed = |error| EngineError::Listen { key, address, error };
+    // libp2p hides what the operating system says in an error of its own; so it is asked first.
+    if multiaddr.iter().any(|part| part == Protocol::QuicV1) {
+        std::net::UdpSocket::bind(address).map_err(failed)?;
+    } else {
+        std::net::TcpListener::bind(address).map_err(failed)?;
+    }
+    swarm.listen_on(multiaddr).map(drop).map_err(|error| failed(io::Error::other(error.to_string())))
+}
+
+fn tcp_address(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
+}
+
+fn quic_address(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
+}
+
+/// Port 0 stands for one number that is free for TCP and for UDP. Somebody else may take it before it is listened
+/// on, which is an error like any other.
+fn free_port(address: SocketAddr) -> SocketAddr {
+    const TRIES: usize = 32;
+    if address.port() != 0 {
+        return address;
+    }
+    for _ in 0..TRIES {
+        let Ok(tcp) = std::net::TcpListener::bind(address) else { continue };
+        let Ok(found) = tcp.local_addr() else { continue };
+        if std::net::UdpSocket::bind(found).is_ok() {
+            return found;
+        }
+    }
+    address
+}
+
+/// Which addresses of a peer are tried first: direct ones before relayed ones, TCP before what costs more for a byte.
+pub(super) fn preference(address: &Multiaddr) -> u8 {
+    let mut rank = 0;
+    for part in address {
+        rank = rank.max(match part {
+            Protocol::P2pCircuit => 3,
+            Protocol::Ws(_) | Protocol::Wss(_) => 2,
+            Protocol::QuicV1 => 1,
+            _ => 0,
+        });
+    }
+    rank
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! A batch on its way to other nodes.
+//!
+//! Owns the block of the present run for the mesh. It must not know links: the hub has them.
+//!
+//! To the publisher the nodes beyond are one more subscriber: a plan knows whether they want the subject, a run for
+//! them is encoded into one block, and the block is handed over when the run ends. Only messages for which a queue
+//! group's node has to be chosen, and those for one node, take the hub's lock one by one.
+
+use waymeet_core::Message;
+
+use super::plan::{Beyond, Key, Plan};
+use super::{Pressed, Verdict};
+use crate::buffers;
+use crate::publisher::batch::Batch;
+
+/// What of a batch crosses.
+#[derive(Default)]
+pub(super) struct Crossing {
+    /// Messages of the present run, encoded for links.
+    block: Vec<u8>,
+    messages: u32,
+    /// Something of the batch waits in the hub to be sent off.
+    queued: bool,
+}
+
+impl Batch {
+    /// Takes a message for the nodes beyond; whether any of them wants it.
+    #[inline]
+    pub(super) fn cross(&mut self, plan: &Plan, message: &Message<'_>) -> bool {
+        let Beyond::Nodes(route) = &plan.beyond else { return false };
+        match route.get() {
+            Some(None) => false,
+            Some(Some(route)) if route.is_fixed() => {
+                if self.crossing.block.capacity() == 0 {
+                    self.crossing.block = buffers::take();
+                }
+                route.encode(message, &mut self.crossing.block);
+                self.crossing.messages += 1;
+                true
+            }
+            _ => self.cross_alone(plan, message),
+        }
+    }
+
+    /// The first message of a plan, and those for which nodes are chosen one by one.
+    #[cold]
+    fn cross_alone(&mut self, plan: &Plan, message: &Message<'_>) -> bool {
+        let (Beyond::Nodes(known), Some(hub)) = (&plan.beyond, self.exchange.hub()) else { return false };
+        let holds_for_all = |any_last: bool| matches!(plan.key, Key::One(_)) || any_last;
+        if known.get().is_none() {
+            let route = hub.route(message.subject);
+            let wanted = !route.is_empty();
+            // A plan may hold for subjects that the nodes beyond tell apart.
+            if holds_for_all(route.any_last()) && known.set(wanted.then_some(route)).is_ok() {
+                return self.cross(plan, message);
+            }
+            if !wanted {
+                return false;
+            }
+        }
+        let published = hub.publish(message);
+        self.crossing.queued = true;
+        self.outcome.forwarded += u64::from(published.links);
+        published.links + published.dropped > 0
+    }
+
+    /// Sends a message toward one node.
+    pub(super) fn cross_to(&mut self, id: &str, message: &Message<'_>) -> Verdict {
+        self.counts.messages += 1;
+        self.counts.bytes += message.size() as u64;
+        let sent = self.exchange.hub().and_then(|hub| hub.publish_to(id, message).ok());
+        let Some(published) = sent else { return Verdict::Unmatched };
+        self.crossing.queued = true;
+        self.counts.matched += 1;
+        self.outcome.forwarded += u64::from(published.links);
+        Verdict::Matched
+    }
+
+    /// Hands over what the run has for the nodes beyond.
+    pub(super) fn end_crossing(&mut self, plan: &Plan) {
+        if self.crossing.messages == 0 {
+            return;
+        }
+        let messages = std::mem::take(&mut self.crossing.messages);
+        let block = std::mem::take(&mut self.crossing.block);
+        if let (Beyond::Nodes(route), Some(hub)) = (&plan.beyond, self.exchange.hub())
+            && let Some(Some(route)) = route.get()
+        {
+            let published = hub.send(route, &block, messages);
+            self.outcome.forwarded += u64::from(published.links);
+            self.crossing.queued = true;
+        }
+        buffers::give_back(block);
+    }
+
+    /// Sends off what the batch has queued.
+    pub(super) fn finish_crossing(&mut self) {
+        if !std::mem::take(&mut self.crossing.queued) {
+            return;
+        }
+        if let Some(hub) = self.exchange.hub() {
+            hub.flush();
+            if hub.is_pressed() && self.outcome.pressed.is_none() {
+                self.outcome.pressed = Some(Pressed::Links(hub.clone()));
+            }
+        }
+    }
+}
