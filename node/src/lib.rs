@@ -23,6 +23,7 @@ mod outbox;
 mod publisher;
 mod shared;
 mod subscription;
+pub mod tls;
 #[doc(hidden)]
 pub mod udp;
 mod upstream;

@@ -9,6 +9,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::tls::Outcome;
+
 /// Where a message came in or went out; the metric label `listener`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Listener {
@@ -127,6 +129,8 @@ pub struct Metrics {
     deliveries: IntCounter,
     subscriptions: IntGauge,
     route_seconds: Histogram,
+    handshakes: IntGaugeVec,
+    handshakes_total: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -222,6 +226,19 @@ impl Metrics {
                 &registry,
                 Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
             ),
+            handshakes: register(
+                &registry,
+                IntGaugeVec::new(Opts::new("waymeet_handshakes", "TLS and DTLS handshakes now."), &["listener"])
+                    .expect("the name is valid"),
+            ),
+            handshakes_total: register(
+                &registry,
+                counter_vec(
+                    "waymeet_handshakes_total",
+                    "TLS and DTLS handshakes since the start, by outcome.",
+                    &["outcome", "listener"],
+                ),
+            ),
             registry,
         }
     }
@@ -305,6 +322,18 @@ impl Metrics {
 
     pub(crate) fn unsubscribed(&self) {
         self.subscriptions.dec();
+    }
+
+    pub(crate) fn handshake_began(&self, listener: Listener) {
+        self.handshakes.with_label_values(&[listener.as_str()]).inc();
+    }
+
+    pub(crate) fn handshake_left(&self, listener: Listener) {
+        self.handshakes.with_label_values(&[listener.as_str()]).dec();
+    }
+
+    pub(crate) fn handshake_ended(&self, listener: Listener, outcome: Outcome) {
+        self.handshakes_total.with_label_values(&[outcome.as_str(), listener.as_str()]).inc();
     }
 
     pub(crate) fn routed(&self, elapsed: std::time::Duration) {

@@ -16,6 +16,7 @@ use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
+use crate::tls::{Acceptors, TlsError};
 use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 use crate::worker::Workers;
@@ -44,6 +45,14 @@ pub enum StartError {
     /// A `[[coap.upstream]]` cannot be used.
     #[error("coap.upstream: {0}")]
     CoapUpstream(#[from] CoapUpstreamError),
+    /// A certificate or a key cannot be used.
+    #[error("{key}: {error}")]
+    Tls {
+        /// The configuration's key.
+        key: String,
+        /// What is wrong with it.
+        error: TlsError,
+    },
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -65,6 +74,7 @@ pub struct NodeBuilder {
 pub struct Node {
     handle: NodeHandle,
     workers: Option<Arc<Workers>>,
+    acceptors: Acceptors,
     /// Locked for as long as the node runs.
     _data_dir: Option<DataDir>,
 }
@@ -135,6 +145,8 @@ impl NodeBuilder {
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
+        let acceptors = Acceptors::load(&config, &shared.metrics)
+            .map_err(|(key, error)| StartError::Tls { key, error })?;
         let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
@@ -152,10 +164,10 @@ impl NodeBuilder {
                 workers.next().spawn(attached.serve());
             }
         }
-        bound.serve(&handle, &workers);
+        bound.serve(&handle, &workers, &acceptors);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
-        Ok(Node { handle, workers: Some(workers), _data_dir: self.data_dir })
+        Ok(Node { handle, workers: Some(workers), acceptors, _data_dir: self.data_dir })
     }
 }
 
@@ -201,7 +213,9 @@ impl Node {
     }
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
+    /// Certificates are read again; sessions that there are keep theirs.
     pub fn reload(&self, config: Config) {
+        self.acceptors.reload(&config);
         *self.handle.shared.live_config.write() = Arc::new(config);
     }
 
@@ -212,7 +226,7 @@ impl Node {
         shared.phase.send_replace(Phase::Draining);
         for (session, wire) in shared.wire_sessions.lock().iter() {
             // Lame duck mode: clients that know of another node go there.
-            let line = nats::info_line(&self.handle, *session, wire.peer, wire.local, true);
+            let line = nats::info_line(&self.handle, *session, (wire.peer, wire.local), wire.offer, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }
@@ -329,7 +343,7 @@ impl Bound {
         Ok(bound)
     }
 
-    fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
+    fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>, acceptors: &Acceptors) {
         let shared = &handle.shared;
         let note = |listener: Listener, address: io::Result<SocketAddr>| match address {
             Ok(address) => {
@@ -340,11 +354,11 @@ impl Bound {
         };
         if let Some(nats) = self.nats {
             note(Listener::Nats, nats.local_addr());
-            workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone()));
+            workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone(), acceptors.nats.clone()));
         }
         if let Some(http) = self.http {
             note(Listener::Http, http.local_addr());
-            workers.next().spawn(http::serve(http, handle.clone(), workers.clone()));
+            workers.next().spawn(http::serve(http, handle.clone(), workers.clone(), acceptors.http.clone()));
         }
         if let Some(coap) = self.coap {
             note(Listener::Coap, coap.local_addr());

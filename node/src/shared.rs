@@ -18,6 +18,7 @@ use crate::metrics::{Listener, Metrics};
 use crate::outbox::{MailboxQueue, Outbox, Replies, WireOutbox};
 use crate::publisher::{Outcome, Publisher};
 use crate::subscription::Subscription;
+use crate::tls::Offer;
 use crate::worker;
 
 /// How far the node's life has come.
@@ -50,6 +51,8 @@ pub(crate) struct WireSession {
     pub(crate) outbox: Arc<WireOutbox>,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// What its INFO says about TLS.
+    pub(crate) offer: Offer,
 }
 
 pub(crate) struct Shared {

@@ -56,6 +56,8 @@ pub struct Limits {
     pub http: HttpLimits,
     /// `[limits.coap]`.
     pub coap: CoapLimits,
+    /// `[limits.tls]`.
+    pub tls: TlsLimits,
 }
 
 impl Default for Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
             match_cache_entries: 16_384,
             http: HttpLimits::default(),
             coap: CoapLimits::default(),
+            tls: TlsLimits::default(),
         }
     }
 }
@@ -145,5 +148,23 @@ impl Default for CoapLimits {
             block_transfer_bytes: 64 << 20,
             dedup_entries: 65_536,
         }
+    }
+}
+
+/// `[limits.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TlsLimits {
+    /// TLS handshakes at once, of all listeners; the oldest one makes room for one more. A handshake holds at most
+    /// 64 KiB. Default 1,024.
+    pub max_handshakes: usize,
+    /// How long a client may take from its connection to the end of the handshake. Default 5 s.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+}
+
+impl Default for TlsLimits {
+    fn default() -> Self {
+        Self { max_handshakes: 1_024, handshake_timeout: Duration::from_secs(5) }
     }
 }

@@ -9,9 +9,10 @@ use waymeet_core::Filter;
 
 use super::problem::Problem;
 use super::value::Address;
-use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
+use super::{Config, HttpUpstream, Limits, Listeners, Mesh};
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
+use crate::tls;
 use crate::upstream::coap::{self, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 
@@ -26,6 +27,8 @@ impl Config {
         check_limits(&self.limits, &mut problems);
         check_raw(self, &mut problems);
         check_texts(self, &mut problems);
+        let files = tls::check(self).into_iter();
+        problems.extend(files.map(|(key, error)| Problem::of_key(key, error.to_string())));
         check_built(self, &mut problems);
         problems
     }
@@ -108,6 +111,7 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("coap.max_observations", limits.coap.max_observations),
         ("coap.block_transfer_bytes", limits.coap.block_transfer_bytes),
         ("coap.dedup_entries", limits.coap.dedup_entries),
+        ("tls.max_handshakes", limits.tls.max_handshakes),
     ];
     let durations = [
         ("write_deadline", limits.write_deadline),
@@ -117,6 +121,7 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("http.header_read_timeout", limits.http.header_read_timeout),
         ("http.idle_timeout", limits.http.idle_timeout),
         ("http.body_read_timeout", limits.http.body_read_timeout),
+        ("tls.handshake_timeout", limits.tls.handshake_timeout),
     ];
     let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);
     let zero_durations =
@@ -233,12 +238,9 @@ fn origin_error(origin: &str) -> Option<String> {
 /// would believe that a listener is encrypted.
 fn check_built(config: &Config, problems: &mut Vec<Problem>) {
     let listeners = &config.listeners;
-    let tls = |tls: &Option<super::Tls>| tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Off);
     let unbuilt = [
         ("mesh", config.mesh != Mesh::default()),
         ("auth.users", !config.auth.users.is_empty()),
-        ("listeners.nats.tls", tls(&listeners.nats.tls)),
-        ("listeners.http.tls", tls(&listeners.http.tls)),
         ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
     ];
     for (key, used) in unbuilt {

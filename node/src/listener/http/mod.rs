@@ -38,6 +38,7 @@ use super::accept as accept_connections;
 use crate::config::Limits;
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
+use crate::tls::{Acceptor, Protection};
 use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
@@ -56,12 +57,17 @@ pub(crate) fn is_origin(text: &str) -> bool {
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 /// Accepts connections until the node drains.
-pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
+pub(crate) async fn serve(
+    listener: std::net::TcpListener,
+    node: NodeHandle,
+    workers: Arc<Workers>,
+    tls: Option<Arc<Acceptor>>,
+) {
     let address = match listener.local_addr() {
         Ok(address) => address,
         Err(error) => return tracing::error!(%error, "the HTTP listener has no address"),
     };
-    let service = Arc::new(Service::new(node.clone(), address));
+    let service = Arc::new(Service { tls, ..Service::new(node.clone(), address) });
     let begin = |stream: std::net::TcpStream, peer| {
         connection::prepare(&stream)?;
         workers.next().spawn(connection::serve(service.clone(), stream, peer));
@@ -78,6 +84,7 @@ struct Service {
     limits: Limits,
     keep_alive: Duration,
     protocols: Protocols,
+    tls: Option<Arc<Acceptor>>,
 }
 
 /// What a request is told about its connection, and what it tells it.
@@ -85,6 +92,7 @@ struct Connection {
     service: Arc<Service>,
     peer: SocketAddr,
     local: SocketAddr,
+    protection: Protection,
     pulse: Pulse,
     /// A subscription whose head hyper has been given; its messages are written without hyper.
     events: Mutex<Option<Box<EventStream>>>,
@@ -104,14 +112,14 @@ impl Service {
         let limits = config.limits.clone();
         let protocols = Protocols::new(&limits.http);
         let keep_alive = config.listeners.http.keep_alive;
-        Self { node, bound, allowed_origins, limits, keep_alive, protocols }
+        Self { node, bound, allowed_origins, limits, keep_alive, protocols, tls: None }
     }
 }
 
 impl Connection {
-    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr) -> Arc<Self> {
+    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr, protection: Protection) -> Arc<Self> {
         let (pulse, events, has_events) = (Pulse::new(), Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { service, peer, local, pulse, events, has_events })
+        Arc::new(Self { service, peer, local, protection, pulse, events, has_events })
     }
 
     /// Makes the rest of the connection a stream of events, once everything before it is written.
@@ -151,7 +159,8 @@ impl Connection {
             }
         };
         let answered = if websocket::is_upgrade(&head) {
-            websocket::upgrade(&mut head, service.node.clone(), self.peer, self.local)
+            let ends = (self.peer, self.local);
+            websocket::upgrade(&mut head, service.node.clone(), ends, self.protection.clone())
         } else if head.method == Method::OPTIONS {
             options(&head).map(|(methods, mut response)| {
                 admission.set_preflight(methods, &head.headers, response.headers_mut());

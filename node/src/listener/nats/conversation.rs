@@ -20,6 +20,7 @@ use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Publisher, Verdict};
 use crate::shared::{Phase, WireSession};
 use crate::subscription::Subscription;
+use crate::tls::{Offer, Protection};
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
 const PROTOCOL_VERSION: &str = "2.15.1";
@@ -30,6 +31,8 @@ pub(crate) static PROTOCOL: Protocol =
 pub(super) struct Conversation {
     session: Session,
     client: Client,
+    /// How the layer below protects the connection; known once its handshake is done.
+    protection: Protection,
     _counted: SessionGuard,
 }
 
@@ -51,7 +54,13 @@ struct Batch<'a> {
 
 impl Conversation {
     /// Registers a session and queues its INFO.
-    pub(super) fn begin(node: &NodeHandle, listener: Listener, peer: SocketAddr, local: SocketAddr) -> Self {
+    pub(super) fn begin(
+        node: &NodeHandle,
+        listener: Listener,
+        peer: SocketAddr,
+        local: SocketAddr,
+        offer: Offer,
+    ) -> Self {
         let shared = &node.shared;
         let limits = &shared.config.limits;
         let session = shared.next_session();
@@ -64,8 +73,9 @@ impl Conversation {
         ));
         // A session that begins while the node drains must know of it too.
         let ldm = *shared.phase.borrow() >= Phase::Draining;
-        outbox.send(&info_line(node, session, peer, local, ldm));
-        shared.wire_sessions.lock().insert(session, WireSession { outbox: outbox.clone(), peer, local });
+        outbox.send(&info_line(node, session, (peer, local), offer, ldm));
+        let wire = WireSession { outbox: outbox.clone(), peer, local, offer };
+        shared.wire_sessions.lock().insert(session, wire);
         let parser_limits = Limits {
             max_control_line_bytes: limits.max_control_line_bytes,
             max_payload_bytes: limits.max_payload_bytes,
@@ -76,7 +86,14 @@ impl Conversation {
             Client { node: node.clone(), outbox, origin, subscriptions: HashMap::new(), sweep_at: 16 };
         let counted = shared.metrics.session(listener);
         tracing::debug!(session, %peer, listener = listener.as_str(), "session begins");
-        Self { session: Session::new(parser_limits, max_pings_out), client, _counted: counted }
+        let (session, protection) = (Session::new(parser_limits, max_pings_out), Protection::default());
+        Self { session, client, protection, _counted: counted }
+    }
+
+    /// Says how the connection is protected, before anything is read from it.
+    pub(super) fn protect(&mut self, protection: Protection) {
+        tracing::trace!(session = self.client.origin.session, ?protection, "a connection is protected");
+        self.protection = protection;
     }
 
     pub(super) fn outbox(&self) -> &Arc<WireOutbox> {
@@ -133,8 +150,8 @@ impl Drop for Conversation {
 pub(crate) fn info_line(
     node: &NodeHandle,
     session: u64,
-    peer: SocketAddr,
-    local: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
+    offer: Offer,
     ldm: bool,
 ) -> Vec<u8> {
     let info = node.info();
@@ -152,6 +169,9 @@ pub(crate) fn info_line(
             max_payload: node.shared.config.limits.max_payload_bytes,
             client_id: session,
             client_ip: &peer.ip().to_canonical().to_string(),
+            tls_required: offer.required,
+            tls_available: offer.available,
+            tls_verify: offer.verify,
             connect_urls: &[],
             ldm,
         },

@@ -18,6 +18,7 @@ use super::conversation::Conversation;
 use crate::buffers;
 use crate::metrics::DropReason;
 use crate::outbox::WireOutbox;
+use crate::tls::HandshakeError;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub(super) enum End {
     Broken(#[from] io::Error),
     #[error("{0}")]
     Session(#[from] Closed),
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
     #[error("the client took nothing for the write deadline")]
     WriteDeadline,
     #[error("the session was closed: {}", .0.as_str())]
@@ -40,7 +43,7 @@ impl End {
         match self {
             Self::WriteDeadline => DropReason::SlowSubscriber,
             Self::Closed(reason) => *reason,
-            Self::Left | Self::Broken(_) | Self::Session(_) => DropReason::SubscriberGone,
+            Self::Left | Self::Broken(_) | Self::Session(_) | Self::Handshake(_) => DropReason::SubscriberGone,
         }
     }
 }

@@ -19,13 +19,20 @@ use super::inbound::{After, End, Inbound};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::Signal;
+use crate::tls::Offer;
 
 /// Runs one connection to its end.
 pub(super) async fn serve_socket(stream: TcpStream, node: NodeHandle, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
+    let conversation = Conversation::begin(&node, Listener::Nats, peer, local, Offer::default());
+    serve_conversation(stream, conversation, &node).await;
+}
+
+/// Runs a conversation that has begun already, perhaps with its INFO written.
+pub(super) async fn serve_conversation(stream: TcpStream, conversation: Conversation, node: &NodeHandle) {
     let (read, write) = stream.into_split();
     let mut connection = Connection {
-        conversation: Conversation::begin(&node, Listener::Nats, peer, local),
+        conversation,
         read,
         inbound: Inbound::default(),
         ping_interval: node.shared.config.limits.ping_interval,

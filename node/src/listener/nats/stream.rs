@@ -19,6 +19,7 @@ use crate::buffers;
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::Signal;
+use crate::tls::{Offer, Protection};
 
 /// How long a client may take for what is said to it when the node ends its session: the rest of what was being
 /// written, and the stream's own farewell. Within what a drain waits for sessions.
@@ -29,23 +30,39 @@ pub async fn serve_stream<S>(stream: S, node: NodeHandle, kind: Listener, peer: 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    serve_stream_to_end(stream, node, kind, peer, local, |_, _| {}).await;
+    let conversation = Conversation::begin(&node, kind, peer, local, Offer::default());
+    serve_conversation(stream, conversation, &node, |_, _| {}).await;
 }
 
-/// As [`serve_stream`]; `ending` tells the stream why the node ends the session, before the stream is shut down.
+/// As [`serve_stream`], over a layer that protects the connection; `ending` tells the stream why the node ends the
+/// session, before the stream is shut down.
 pub(crate) async fn serve_stream_to_end<S>(
     stream: S,
     node: NodeHandle,
     kind: Listener,
-    peer: SocketAddr,
-    local: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
+    protection: Protection,
+    ending: impl FnOnce(&mut S, DropReason),
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut conversation = Conversation::begin(&node, kind, peer, local, Offer::default());
+    conversation.protect(protection);
+    serve_conversation(stream, conversation, &node, ending).await;
+}
+
+/// Runs a conversation that has begun already, perhaps with its INFO written.
+pub(super) async fn serve_conversation<S>(
+    stream: S,
+    conversation: Conversation,
+    node: &NodeHandle,
     ending: impl FnOnce(&mut S, DropReason),
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = &node.shared.config.limits;
     let mut connection = Connection {
-        conversation: Conversation::begin(&node, kind, peer, local),
+        conversation,
         stream,
         inbound: Inbound::default(),
         outbound: Outbound { write_deadline: limits.write_deadline, ..Outbound::default() },
@@ -134,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let limit = match end {
             End::Session(_) => outbound.write_deadline,
             End::WriteDeadline | End::Closed(_) => FAREWELL_LIMIT,
-            End::Left | End::Broken(_) => Duration::ZERO,
+            End::Left | End::Broken(_) | End::Handshake(_) => Duration::ZERO,
         };
         if !limit.is_zero() {
             // A client that does not take them is not waited for.
