@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coap;
+pub mod dtls;
 pub mod envelope;
 pub mod headers;
 pub mod lines;

@@ -228,8 +228,11 @@ impl Metrics {
             ),
             handshakes: register(
                 &registry,
-                IntGaugeVec::new(Opts::new("waymeet_handshakes", "TLS and DTLS handshakes now."), &["listener"])
-                    .expect("the name is valid"),
+                IntGaugeVec::new(
+                    Opts::new("waymeet_handshakes", "TLS and DTLS handshakes now."),
+                    &["listener"],
+                )
+                .expect("the name is valid"),
             ),
             handshakes_total: register(
                 &registry,

@@ -200,6 +200,8 @@ pub struct ServerInfo {
     pub auth_required: bool,
     /// TLS is needed.
     pub tls_required: bool,
+    /// TLS is spoken by those who want to.
+    pub tls_available: bool,
 }
 
 impl Default for ServerInfo {
@@ -211,6 +213,7 @@ impl Default for ServerInfo {
             headers: false,
             auth_required: false,
             tls_required: false,
+            tls_available: false,
         }
     }
 }

@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use waymeet::config::{FlagSetting, FlagValue, Layers, parse_duration};
 use waymeet_core::{Filter, Subject};
 
+use super::auth::AuthArgs;
 use super::bench::BenchArgs;
 use super::server::{Credentials, Server};
+use super::tls::TlsArgs;
 
 /// One subject space for NATS, CoAP and HTTP clients.
 ///
@@ -40,6 +42,8 @@ pub enum Command {
     Req(ReqArgs),
     /// Answer requests
     Reply(ReplyArgs),
+    /// Make what clients are known by: certificates for development
+    Auth(AuthArgs),
     /// Measure a server: this node or any other
     Bench(BenchArgs),
 }
@@ -122,12 +126,14 @@ pub struct CheckArgs {
 /// Which node a client command talks to.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// The node, or any NATS server; `pub` also takes coap://host:port
+    /// The node, or any NATS server; tls://host:port asks for TLS, `pub` also takes coap://host:port
     #[arg(long, value_name = "URL", env = "WAYMEET_SERVER", default_value = "nats://127.0.0.1:4222")]
     pub server: Server,
     /// Who to be there
     #[arg(long, value_name = "NAME:PASSWORD", env = "WAYMEET_USER", hide_env_values = true)]
     pub user: Option<Credentials>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 #[derive(Debug, Args)]

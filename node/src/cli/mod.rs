@@ -4,6 +4,7 @@
 //! configuration). It must not do a node's work; `serve` hands that to the library.
 
 mod args;
+mod auth;
 mod banner;
 mod bench;
 mod client;
@@ -16,6 +17,7 @@ mod request;
 mod serve;
 mod server;
 mod subscribe;
+mod tls;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -73,6 +75,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
+        Some(Command::Auth(args)) => auth::auth(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
     }
 }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub enum Scheme {
     /// NATS over TCP.
     Nats,
+    /// NATS over TCP, with TLS.
+    Tls,
     /// CoAP over UDP; only `waymeet pub` speaks it.
     Coap,
     /// RESP over TCP; only measured, by `waymeet bench`.
@@ -22,7 +24,7 @@ pub enum Scheme {
 impl Scheme {
     fn default_port(self) -> u16 {
         match self {
-            Self::Nats => 4222,
+            Self::Nats | Self::Tls => 4222,
             Self::Coap => 5683,
             Self::Redis => 6379,
             Self::Mqtt => 1883,
@@ -87,6 +89,7 @@ impl FromStr for Server {
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Nats, text),
             Some(("nats", rest)) => (Scheme::Nats, rest),
+            Some(("tls", rest)) => (Scheme::Tls, rest),
             Some(("coap", rest)) => (Scheme::Coap, rest),
             Some(("redis", rest)) => (Scheme::Redis, rest),
             Some(("mqtt", rest)) => (Scheme::Mqtt, rest),
@@ -142,6 +145,7 @@ mod tests {
             ("[::1]:5", "[::1]:5"),
             ("::1", "[::1]:4222"),
             ("nats://u:p@h:1", "h:1"),
+            ("tls://h", "h:4222"),
             ("coap://h", "h:5683"),
             ("redis://h", "h:6379"),
             ("mqtt://h:1", "h:1"),

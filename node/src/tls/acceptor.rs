@@ -37,7 +37,10 @@ pub(crate) struct Acceptor {
 
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acceptor").field("listener", &self.listener).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Acceptor")
+            .field("listener", &self.listener)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 

@@ -36,7 +36,9 @@ impl ClientCertificate {
             for name in alternatives {
                 match name {
                     GeneralName::DnsName(name) => add(name.to_string().to_ascii_lowercase()),
-                    GeneralName::Rfc822Name(name) | GeneralName::UniformResourceIdentifier(name) => add(name.to_string()),
+                    GeneralName::Rfc822Name(name) | GeneralName::UniformResourceIdentifier(name) => {
+                        add(name.to_string())
+                    }
                     _ => {}
                 }
             }

@@ -51,7 +51,8 @@ pub fn write(directory: &Path) -> Result<(), DevCertsError> {
         return Err(DevCertsError::Exists(path));
     }
     let texts = make(SystemTime::now())?;
-    fs::create_dir_all(directory).map_err(|error| DevCertsError::Write { path: directory.to_owned(), error })?;
+    fs::create_dir_all(directory)
+        .map_err(|error| DevCertsError::Write { path: directory.to_owned(), error })?;
     for (name, text) in FILES.into_iter().zip(texts) {
         write_new(&in_directory(name), &text)?;
     }

@@ -29,7 +29,9 @@ const HTTP_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// TLS is switched on, and a file that it needs is not named.
-    #[error("is not set, and TLS needs it; `waymeet auth dev-certs DIR` makes a certificate and its key for localhost")]
+    #[error(
+        "is not set, and TLS needs it; `waymeet auth dev-certs DIR` makes a certificate and its key for localhost"
+    )]
     Unset {
         /// Which key.
         key: &'static str,
@@ -47,7 +49,9 @@ pub enum TlsError {
         advice: &'static str,
     },
     /// The file does not hold what its key says.
-    #[error("{path} holds no {what} in PEM: {reason}; it should have a part that begins with -----BEGIN {label}-----")]
+    #[error(
+        "{path} holds no {what} in PEM: {reason}; it should have a part that begins with -----BEGIN {label}-----"
+    )]
     NotPem {
         /// Which key.
         key: &'static str,
@@ -71,7 +75,9 @@ pub enum TlsError {
         reason: String,
     },
     /// The key is another certificate's.
-    #[error("{key_path} is not the key of the certificate in {certificate}; name the file that was made with it")]
+    #[error(
+        "{key_path} is not the key of the certificate in {certificate}; name the file that was made with it"
+    )]
     KeyMismatch {
         /// The key's file.
         key_path: PathBuf,
@@ -79,7 +85,9 @@ pub enum TlsError {
         certificate: PathBuf,
     },
     /// The certificate is too old.
-    #[error("the certificate in {path} has expired {ago} ago, and every client would refuse it; put a new one there")]
+    #[error(
+        "the certificate in {path} has expired {ago} ago, and every client would refuse it; put a new one there"
+    )]
     Expired {
         /// The file.
         path: PathBuf,
@@ -117,7 +125,11 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Reads everything that a listener needs.
-pub(super) fn server_config(tls: &Tls, listener: Listener, now: SystemTime) -> Result<ServerConfig, TlsError> {
+pub(super) fn server_config(
+    tls: &Tls,
+    listener: Listener,
+    now: SystemTime,
+) -> Result<ServerConfig, TlsError> {
     let certificate_file = set(&tls.certificate_file, "certificate_file")?;
     let key_file = set(&tls.key_file, "key_file")?;
     let identity = identity(certificate_file, key_file)?;
@@ -147,10 +159,9 @@ pub(super) fn identity(certificate_file: &Path, key_file: &Path) -> Result<Certi
     let chain = certificates(certificate_file, "certificate_file")?;
     let key = private_key(key_file)?;
     CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
-            key_path: key_file.to_owned(),
-            certificate: certificate_file.to_owned(),
-        },
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::KeyMismatch { key_path: key_file.to_owned(), certificate: certificate_file.to_owned() }
+        }
         rustls::Error::InvalidCertificate(_) => {
             let (path, reason) = (certificate_file.to_owned(), error.to_string());
             TlsError::Unusable { key: "certificate_file", path, reason }
@@ -234,8 +245,10 @@ fn set<'a>(path: &'a Option<PathBuf>, key: &'static str) -> Result<&'a Path, Tls
 fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error: io::Error| {
         let advice = match error.kind() {
-            io::ErrorKind::NotFound => "; a path that does not begin with / counts from the directory that the node \
-                                        is started in",
+            io::ErrorKind::NotFound => {
+                "; a path that does not begin with / counts from the directory that the node \
+                                        is started in"
+            }
             io::ErrorKind::PermissionDenied => "; it has to be readable for the user that the node runs as",
             _ => "",
         };

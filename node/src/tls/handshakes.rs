@@ -26,9 +26,6 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome, in the order of their numbers.
-    pub(crate) const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Timeout, Self::Displaced];
-
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -112,7 +109,11 @@ mod tests {
     async fn the_oldest_makes_room_and_only_then() {
         let handshakes = Arc::new(Handshakes::new(2, Arc::new(Metrics::new())));
         let mut places: Vec<_> = (0..2).map(|_| handshakes.begin(Listener::Nats)).collect();
-        assert!(places.iter_mut().all(|place| place.displaced.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
+        assert!(
+            places
+                .iter_mut()
+                .all(|place| place.displaced.try_recv() == Err(oneshot::error::TryRecvError::Empty))
+        );
         let _third = handshakes.begin(Listener::Http);
         places[0].displaced().await;
         assert_eq!(places[1].displaced.try_recv(), Err(oneshot::error::TryRecvError::Empty));

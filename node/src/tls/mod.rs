@@ -85,10 +85,8 @@ impl Acceptors {
 
 /// What is wrong with the files of the configuration, by the full key.
 pub(crate) fn check(config: &Config) -> Vec<(String, TlsError)> {
-    let listeners = [
-        (Listener::Nats, &config.listeners.nats.tls),
-        (Listener::Http, &config.listeners.http.tls),
-    ];
+    let listeners =
+        [(Listener::Nats, &config.listeners.nats.tls), (Listener::Http, &config.listeners.http.tls)];
     let check = |(listener, tls)| {
         let error = files::server_config(in_use(tls)?, listener, SystemTime::now()).err()?;
         Some((format!("{}.{}", section(listener), error.key()), error))

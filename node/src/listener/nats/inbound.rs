@@ -43,7 +43,9 @@ impl End {
         match self {
             Self::WriteDeadline => DropReason::SlowSubscriber,
             Self::Closed(reason) => *reason,
-            Self::Left | Self::Broken(_) | Self::Session(_) | Self::Handshake(_) => DropReason::SubscriberGone,
+            Self::Left | Self::Broken(_) | Self::Session(_) | Self::Handshake(_) => {
+                DropReason::SubscriberGone
+            }
         }
     }
 }
