@@ -11,6 +11,7 @@ pub mod config;
 mod console;
 pub mod datadir;
 mod delivery;
+pub mod dtls;
 mod exchange;
 mod handle;
 mod interest;

@@ -22,6 +22,8 @@ pub enum Listener {
     Http,
     /// CoAP over UDP.
     Coap,
+    /// CoAP over DTLS.
+    Coaps,
     /// Raw lines over TCP.
     Lines,
     /// Raw datagrams over UDP.
@@ -32,8 +34,16 @@ pub enum Listener {
 
 impl Listener {
     /// Every listener, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Nats, Self::WebSocket, Self::Http, Self::Coap, Self::Lines, Self::Datagrams, Self::Embedded];
+    pub const ALL: [Self; 8] = [
+        Self::Nats,
+        Self::WebSocket,
+        Self::Http,
+        Self::Coap,
+        Self::Coaps,
+        Self::Lines,
+        Self::Datagrams,
+        Self::Embedded,
+    ];
 
     /// The label's value.
     #[must_use]
@@ -43,6 +53,7 @@ impl Listener {
             Self::WebSocket => "websocket",
             Self::Http => "http",
             Self::Coap => "coap",
+            Self::Coaps => "coaps",
             Self::Lines => "lines",
             Self::Datagrams => "datagrams",
             Self::Embedded => "embedded",
@@ -129,6 +140,7 @@ pub struct Metrics {
     deliveries: IntCounter,
     subscriptions: IntGauge,
     route_seconds: Histogram,
+    associations: IntGauge,
     handshakes: IntGaugeVec,
     handshakes_total: IntCounterVec,
 }
@@ -225,6 +237,11 @@ impl Metrics {
             route_seconds: register(
                 &registry,
                 Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
+            ),
+            associations: register(
+                &registry,
+                IntGauge::new("waymeet_dtls_associations", "Clients connected over DTLS now.")
+                    .expect("the name is valid"),
             ),
             handshakes: register(
                 &registry,
@@ -325,6 +342,14 @@ impl Metrics {
 
     pub(crate) fn unsubscribed(&self) {
         self.subscriptions.dec();
+    }
+
+    pub(crate) fn association_began(&self) {
+        self.associations.inc();
+    }
+
+    pub(crate) fn association_ended(&self) {
+        self.associations.dec();
     }
 
     pub(crate) fn handshake_began(&self, listener: Listener) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
+use crate::dtls::{FilePsks, PskError, PskLookup};
 use crate::handle::NodeHandle;
 use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
@@ -53,6 +54,9 @@ pub enum StartError {
         /// What is wrong with it.
         error: TlsError,
     },
+    /// A pre-shared key cannot be used.
+    #[error("auth.users: {0}")]
+    Psk(#[from] PskError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -62,11 +66,18 @@ pub enum StartError {
 }
 
 /// Builds a node; see [`Node::builder`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct NodeBuilder {
     config: Config,
     data_dir: Option<DataDir>,
     workers: Option<usize>,
+    psks: Option<Arc<dyn PskLookup>>,
+}
+
+impl std::fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// A running node. Dropping it ends it at once; [`Node::drain`] ends it in order.
@@ -86,6 +97,8 @@ pub struct Addresses {
     pub nats: Option<SocketAddr>,
     /// CoAP over UDP.
     pub coap: Option<SocketAddr>,
+    /// CoAP over DTLS.
+    pub coaps: Option<SocketAddr>,
     /// HTTP.
     pub http: Option<SocketAddr>,
 }
@@ -104,6 +117,7 @@ impl NodeBuilder {
         let listeners = &mut self.config.listeners;
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
+        listeners.coap.dtls = None;
         listeners.http.address = crate::config::Address::Off;
         listeners.lines.clear();
         listeners.datagrams.clear();
@@ -114,6 +128,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn data_dir(mut self, data_dir: DataDir) -> Self {
         self.data_dir = Some(data_dir);
+        self
+    }
+
+    /// Who has which key for CoAP over DTLS, instead of the `psk_file`s of the configuration.
+    #[must_use]
+    pub fn psk_lookup(mut self, psks: Arc<dyn PskLookup>) -> Self {
+        self.psks = Some(psks);
         self
     }
 
@@ -147,6 +168,10 @@ impl NodeBuilder {
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let acceptors = Acceptors::load(&config, &shared.metrics)
             .map_err(|(key, error)| StartError::Tls { key, error })?;
+        let psks = match self.psks {
+            Some(psks) => psks,
+            None => Arc::new(FilePsks::read(&config).map_err(|(_, error)| StartError::Psk(error))?),
+        };
         let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
@@ -164,7 +189,7 @@ impl NodeBuilder {
                 workers.next().spawn(attached.serve());
             }
         }
-        bound.serve(&handle, &workers, &acceptors);
+        bound.serve(&handle, &workers, &acceptors, psks);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
         Ok(Node { handle, workers: Some(workers), acceptors, _data_dir: self.data_dir })
@@ -203,7 +228,12 @@ impl Node {
     pub fn addresses(&self) -> Addresses {
         let bound = self.handle.addresses();
         let of = |listener| bound.iter().find(|(l, _)| *l == listener).map(|(_, address)| *address);
-        Addresses { nats: of(Listener::Nats), coap: of(Listener::Coap), http: of(Listener::Http) }
+        Addresses {
+            nats: of(Listener::Nats),
+            coap: of(Listener::Coap),
+            coaps: of(Listener::Coaps),
+            http: of(Listener::Http),
+        }
     }
 
     /// The node's name.
@@ -287,6 +317,7 @@ fn node_id() -> String {
 struct Bound {
     nats: Option<std::net::TcpListener>,
     coap: Option<std::net::UdpSocket>,
+    coaps: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
     lines: Vec<(std::net::TcpListener, lines::Service)>,
     datagrams: Vec<(std::net::UdpSocket, datagrams::Service)>,
@@ -306,6 +337,10 @@ impl Bound {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
             http: tcp(Listener::Http, config.listeners.http.address)?,
             coap: udp(Listener::Coap, config.listeners.coap.address)?,
+            coaps: match &config.listeners.coap.dtls {
+                Some(dtls) => udp(Listener::Coaps, dtls.address)?,
+                None => None,
+            },
             lines: Self::bind_lines(config, handle)?,
             datagrams: Self::bind_datagrams(config, handle)?,
         })
@@ -343,7 +378,13 @@ impl Bound {
         Ok(bound)
     }
 
-    fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>, acceptors: &Acceptors) {
+    fn serve(
+        self,
+        handle: &NodeHandle,
+        workers: &Arc<Workers>,
+        acceptors: &Acceptors,
+        psks: Arc<dyn PskLookup>,
+    ) {
         let shared = &handle.shared;
         let note = |listener: Listener, address: io::Result<SocketAddr>| match address {
             Ok(address) => {
@@ -364,6 +405,10 @@ impl Bound {
             note(Listener::Coap, coap.local_addr());
             workers.next().spawn(coap::serve(coap, handle.clone()));
         }
+        if let Some(coaps) = self.coaps {
+            note(Listener::Coaps, coaps.local_addr());
+            workers.next().spawn(coap::serve_dtls(coaps, handle.clone(), psks));
+        }
         for (socket, service) in self.lines {
             note(Listener::Lines, socket.local_addr());
             workers.next().spawn(Arc::new(service).serve(socket, workers.clone()));
@@ -379,6 +424,7 @@ fn bind_error(listener: Listener, address: SocketAddr, error: io::Error) -> Star
     let name = listener.as_str();
     let setting = match listener {
         // There may be several of these, so that they have no flag.
+        Listener::Coaps => "address in [listeners.coap.dtls]".to_owned(),
         Listener::Lines | Listener::Datagrams => format!("address in [[listeners.{name}]]"),
         _ => format!("--{name} ADDR"),
     };

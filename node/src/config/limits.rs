@@ -58,6 +58,8 @@ pub struct Limits {
     pub coap: CoapLimits,
     /// `[limits.tls]`.
     pub tls: TlsLimits,
+    /// `[limits.dtls]`.
+    pub dtls: DtlsLimits,
 }
 
 impl Default for Limits {
@@ -81,6 +83,7 @@ impl Default for Limits {
             http: HttpLimits::default(),
             coap: CoapLimits::default(),
             tls: TlsLimits::default(),
+            dtls: DtlsLimits::default(),
         }
     }
 }
@@ -166,5 +169,34 @@ pub struct TlsLimits {
 impl Default for TlsLimits {
     fn default() -> Self {
         Self { max_handshakes: 1_024, handshake_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// `[limits.dtls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DtlsLimits {
+    /// Clients with a key that are connected at once; the one that was silent for the longest makes room for one more.
+    /// Default 8,192, which take some 40 MB.
+    pub max_associations: usize,
+    /// Handshakes at once; the oldest one makes room for one more. Default 256.
+    pub max_handshakes: usize,
+    /// How long a handshake may take once the client has proved its address. Default 10 s.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+    /// How long a client may say nothing before it has to shake hands again. Default 1 h: a sensor that reports now
+    /// and then should not need a handshake for each report.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for DtlsLimits {
+    fn default() -> Self {
+        Self {
+            max_associations: 8_192,
+            max_handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3_600),
+        }
     }
 }

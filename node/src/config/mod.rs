@@ -27,7 +27,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{FlagSetting, FlagValue, Layers, Origin};
-pub use limits::{CoapLimits, HttpLimits, Limits, TlsLimits};
+pub use limits::{CoapLimits, DtlsLimits, HttpLimits, Limits, TlsLimits};
 pub use problem::{ConfigError, Problem};
 pub use raw::{DatagramListener, LineListener, RawMode};
 pub use sections::{

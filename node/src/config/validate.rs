@@ -10,6 +10,7 @@ use waymeet_core::Filter;
 use super::problem::Problem;
 use super::value::Address;
 use super::{Config, HttpUpstream, Limits, Listeners, Mesh};
+use crate::dtls;
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
 use crate::tls;
@@ -29,6 +30,7 @@ impl Config {
         check_texts(self, &mut problems);
         let files = tls::check(self).into_iter();
         problems.extend(files.map(|(key, error)| Problem::of_key(key, error.to_string())));
+        problems.extend(dtls::check(self).map(|(key, error)| Problem::of_key(key, error.to_string())));
         check_built(self, &mut problems);
         problems
     }
@@ -91,6 +93,9 @@ fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
 const ZERO_LIMIT: &str =
     "0 would let nothing through, and no limit can be switched off; to lift one, choose a large value";
 
+/// No client is waited for for longer.
+const MAX_HANDSHAKE: Duration = Duration::from_secs(3_600);
+
 fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     let numbers = [
         ("max_payload_bytes", limits.max_payload_bytes),
@@ -112,6 +117,8 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("coap.block_transfer_bytes", limits.coap.block_transfer_bytes),
         ("coap.dedup_entries", limits.coap.dedup_entries),
         ("tls.max_handshakes", limits.tls.max_handshakes),
+        ("dtls.max_associations", limits.dtls.max_associations),
+        ("dtls.max_handshakes", limits.dtls.max_handshakes),
     ];
     let durations = [
         ("write_deadline", limits.write_deadline),
@@ -122,6 +129,8 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("http.idle_timeout", limits.http.idle_timeout),
         ("http.body_read_timeout", limits.http.body_read_timeout),
         ("tls.handshake_timeout", limits.tls.handshake_timeout),
+        ("dtls.handshake_timeout", limits.dtls.handshake_timeout),
+        ("dtls.idle_timeout", limits.dtls.idle_timeout),
     ];
     let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);
     let zero_durations =
@@ -137,6 +146,9 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
             );
             problems.push(Problem::of_key(format!("limits.{key}"), text));
         }
+    }
+    if limits.dtls.handshake_timeout > MAX_HANDSHAKE {
+        problems.push(Problem::of_key("limits.dtls.handshake_timeout", "is longer than an hour"));
     }
     if limits.request_timeout > limits.max_request_timeout {
         let text = "is longer than limits.max_request_timeout";
@@ -237,12 +249,7 @@ fn origin_error(origin: &str) -> Option<String> {
 /// What can be written down already and is not built yet. Silence would be worse than an error: somebody
 /// would believe that a listener is encrypted.
 fn check_built(config: &Config, problems: &mut Vec<Problem>) {
-    let listeners = &config.listeners;
-    let unbuilt = [
-        ("mesh", config.mesh != Mesh::default()),
-        ("auth.users", !config.auth.users.is_empty()),
-        ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
-    ];
+    let unbuilt = [("mesh", config.mesh != Mesh::default()), ("auth.users", !config.auth.users.is_empty())];
     for (key, used) in unbuilt {
         if used {
             let text = format!("[{key}] is not built yet in version {}", env!("CARGO_PKG_VERSION"));

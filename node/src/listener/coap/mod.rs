@@ -8,6 +8,7 @@ mod upstream;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -16,6 +17,7 @@ use waymeet_core::coap::{Limits, Session};
 
 use self::upstream::{Answer, NodeUpstream};
 use crate::config::Config;
+use crate::dtls::{Associations, Change, PskLookup};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::{Item, MailboxLimits};
@@ -28,8 +30,19 @@ pub(crate) use udp::bind;
 
 /// Serves the socket until the node stops.
 pub(crate) async fn serve(socket: std::net::UdpSocket, node: NodeHandle) {
+    serve_layers(socket, node, None).await;
+}
+
+/// Serves the socket over DTLS until the node stops.
+pub(crate) async fn serve_dtls(socket: std::net::UdpSocket, node: NodeHandle, psks: Arc<dyn PskLookup>) {
+    let (limits, metrics) = (node.config().limits.dtls.clone(), node.shared.metrics.clone());
+    let associations = Associations::new(psks, limits, metrics, rand::random, Instant::now());
+    serve_layers(socket, node, Some(Box::new(associations))).await;
+}
+
+async fn serve_layers(socket: std::net::UdpSocket, node: NodeHandle, dtls: Option<Box<Associations>>) {
     match Socket::new(socket) {
-        Ok(socket) => Driver::new(socket, node).run().await,
+        Ok(socket) => Driver::new(socket, node, dtls).run().await,
         Err(error) => tracing::error!(%error, "the CoAP listener cannot be polled"),
     }
 }
@@ -41,6 +54,8 @@ struct Driver {
     socket: Socket,
     node: NodeHandle,
     session: Session<Way>,
+    /// Between the socket and the session, where there is encryption.
+    dtls: Option<Box<Associations>>,
     upstream: NodeUpstream,
     batch: Batch,
     /// Our addresses that datagrams have come to; one `None` where the socket has a single one.
@@ -57,7 +72,7 @@ enum Woken {
 }
 
 impl Driver {
-    fn new(socket: Socket, node: NodeHandle) -> Self {
+    fn new(socket: Socket, node: NodeHandle, dtls: Option<Box<Associations>>) -> Self {
         let limits = session_limits(&node.config());
         let observations = MailboxLimits {
             // One message may be for every observation.
@@ -65,8 +80,9 @@ impl Driver {
             bytes: limits.notify_queue_bytes_total,
         };
         let session = Session::new(limits, rand::random(), Instant::now());
-        let upstream = NodeUpstream::new(node.clone(), observations);
-        Self { socket, node, session, upstream, batch: Batch::default(), locals: HashSet::new() }
+        let listener = if dtls.is_some() { Listener::Coaps } else { Listener::Coap };
+        let upstream = NodeUpstream::new(node.clone(), listener, observations);
+        Self { socket, node, session, dtls, upstream, batch: Batch::default(), locals: HashSet::new() }
     }
 
     async fn run(mut self) {
@@ -75,7 +91,7 @@ impl Driver {
         let mut timer = pin!(tokio::time::sleep(IDLE));
         let mut armed = None;
         loop {
-            let due = self.session.next_timeout();
+            let due = self.next_timeout();
             if due != armed {
                 armed = due;
                 let at = due.unwrap_or_else(|| Instant::now() + IDLE);
@@ -110,6 +126,10 @@ impl Driver {
                 Woken::Timeout => {
                     armed = None;
                     self.session.handle_timeout(now, &mut self.upstream);
+                    if let Some(dtls) = &mut self.dtls {
+                        dtls.handle_timeout(now);
+                        self.take_changes(now);
+                    }
                     true
                 }
             };
@@ -119,24 +139,67 @@ impl Driver {
             self.answer_what_is_ready(now);
             self.flush(now).await;
             if !goes_on {
-                return;
+                return self.part(now).await;
+            }
+        }
+    }
+
+    fn next_timeout(&mut self) -> Option<Instant> {
+        let session = self.session.next_timeout();
+        let dtls = self.dtls.as_ref().map(|dtls| dtls.next_timeout());
+        session.into_iter().chain(dtls).min()
+    }
+
+    /// Tells the peers of a DTLS socket that the node goes away.
+    async fn part(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls {
+            dtls.shut_down(now);
+            self.flush(now).await;
+        }
+    }
+
+    /// Lets the session know which peers have come and gone.
+    fn take_changes(&mut self, now: Instant) {
+        let Some(dtls) = &mut self.dtls else { return };
+        for change in dtls.take_changes() {
+            match change {
+                // What a client had before it began anew is over (RFC 7252, section 9.1.1).
+                Change::Ended(way) => {
+                    self.session.vanished(now, way, &mut self.upstream);
+                    self.upstream.parted(way);
+                }
+                Change::Established(way, identity) => self.upstream.associated(way, identity),
             }
         }
     }
 
     /// Reads the datagrams that are there, up to a batch.
     fn receive(&mut self, now: Instant) {
-        match self.socket.receive(&mut self.batch) {
+        let mut batch = std::mem::take(&mut self.batch);
+        match self.socket.receive(&mut batch) {
             Ok(_) => {
-                for (way, datagram) in self.batch.iter() {
+                for (way, datagram) in batch.iter() {
                     if self.locals.len() < MAX_LOCALS {
                         self.locals.insert(way.local);
                     }
-                    self.session.receive(now, way, datagram, &mut self.upstream);
+                    self.receive_datagram(now, way, datagram);
                 }
             }
             // What the network says about an earlier datagram of ours; the next read is another one.
             Err(error) => tracing::debug!(%error, "a datagram did not arrive"),
+        }
+        self.batch = batch;
+    }
+
+    fn receive_datagram(&mut self, now: Instant, way: Way, datagram: &[u8]) {
+        let Self { session, upstream, dtls, .. } = self;
+        match dtls {
+            None => session.receive(now, way, datagram, upstream),
+            Some(dtls) => {
+                dtls.receive(now, way, datagram, |plain| session.receive(now, way, plain, upstream));
+                // Before the peer's next datagram, which is the first one with something in it.
+                self.take_changes(now);
+            }
         }
     }
 
@@ -145,6 +208,10 @@ impl Driver {
         // One round takes a bounded number, so that a flood of ICMP messages does not stop everything else.
         for _ in 0..BATCH {
             let Some(vanished) = self.socket.take_unreachable() else { return };
+            // Whoever can forge these could end what only the peer's key should end.
+            if self.dtls.is_some() {
+                continue;
+            }
             for &local in &self.locals {
                 let way = Way { peer: vanished.peer, local };
                 self.session.vanished(now, way, &mut self.upstream);
@@ -191,8 +258,12 @@ impl Driver {
     async fn flush(&mut self, now: Instant) {
         let (mut sent, mut refused) = (0, false);
         let mut errors = false;
-        while sent < self.session.outgoing().len() {
-            match self.socket.send(self.session.outgoing().iter_from(sent)).await {
+        if let Some(dtls) = &mut self.dtls {
+            self.session.outgoing().iter().for_each(|(way, datagram)| dtls.send(now, way, datagram));
+        }
+        let outgoing = self.dtls.as_ref().map_or(self.session.outgoing(), |dtls| dtls.outgoing());
+        while sent < outgoing.len() {
+            match self.socket.send(outgoing.iter_from(sent)).await {
                 Ok(count) => (sent, refused) = (sent + count, false),
                 // The first error may be about a datagram that was sent before; the second one is about this one.
                 Err(error) if refused => {
@@ -203,12 +274,15 @@ impl Driver {
             }
         }
         self.session.clear_outgoing();
+        if let Some(dtls) = &mut self.dtls {
+            dtls.clear_outgoing();
+        }
         if errors {
             self.part_from_vanished(now);
         }
         let delivered = self.session.take_delivered();
         if delivered.messages > 0 {
-            self.node.metrics().delivered(Listener::Coap, delivered.messages, delivered.bytes);
+            self.node.metrics().delivered(self.upstream.listener(), delivered.messages, delivered.bytes);
         }
     }
 }

@@ -18,6 +18,7 @@ use waymeet_core::coap::session::{
 use waymeet_core::{Message, SubjectFilter};
 
 use crate::delivery::Delivery;
+use crate::dtls::Identity;
 use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::MailboxLimits;
@@ -29,11 +30,14 @@ pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestFailure>);
 
 pub(super) struct NodeUpstream {
     node: NodeHandle,
+    listener: Listener,
     /// One for all observations; the tag is the observation.
     pub(super) mailbox: Mailbox,
     /// The session bounds how many there are.
     pub(super) requests: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     observations: HashMap<ObservationId, Observed>,
+    /// Who has proved who they are. The table of associations bounds it.
+    identities: HashMap<Way, Identity>,
 }
 
 /// What an observation holds in the node.
@@ -52,19 +56,40 @@ struct Peers<'a> {
 }
 
 impl NodeUpstream {
-    pub(super) fn new(node: NodeHandle, observations: MailboxLimits) -> Self {
-        let mailbox = node.mailbox(Listener::Coap, observations);
-        Self { node, mailbox, requests: FuturesUnordered::new(), observations: HashMap::new() }
+    pub(super) fn new(node: NodeHandle, listener: Listener, observations: MailboxLimits) -> Self {
+        let mailbox = node.mailbox(listener, observations);
+        let (requests, observations, identities) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
+        Self { node, listener, mailbox, requests, observations, identities }
+    }
+
+    pub(super) fn listener(&self) -> Listener {
+        self.listener
+    }
+
+    /// Whoever is at the other end of this way has proved to be `identity`, over DTLS.
+    pub(super) fn associated(&mut self, way: Way, identity: Identity) {
+        tracing::debug!(peer = %way, %identity, "a DTLS association begins");
+        self.identities.insert(way, identity);
+    }
+
+    /// The association is over.
+    pub(super) fn parted(&mut self, way: Way) {
+        self.identities.remove(&way);
+    }
+
+    /// Who is at the other end, as DTLS knows it.
+    fn identity(&self, way: Way) -> Option<&Identity> {
+        self.identities.get(&way)
     }
 }
 
 impl Upstream<Way> for NodeUpstream {
     fn is_proved(&self, from: Way) -> bool {
-        from.peer.ip().is_loopback()
+        from.peer.ip().is_loopback() || self.identity(from).is_some()
     }
 
     fn publish(&mut self, _: Way, message: &Message<'_>) -> Result<(), Refusal> {
-        let (verdict, _) = self.node.route(Listener::Coap, message, false);
+        let (verdict, _) = self.node.route(self.listener, message, false);
         match verdict {
             Verdict::Matched | Verdict::Unmatched => Ok(()),
             Verdict::Refused(DropReason::PayloadTooLarge) => {
@@ -83,9 +108,9 @@ impl Upstream<Way> for NodeUpstream {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<(), Refusal> {
-        let (node, message) = (self.node.clone(), message.to_owned());
+        let (node, listener, message) = (self.node.clone(), self.listener, message.to_owned());
         self.requests.push(Box::pin(async move {
-            let outcome = node.request(Listener::Coap, &message.as_message(), timeout).await;
+            let outcome = node.request(listener, &message.as_message(), timeout).await;
             (exchange, outcome.map_err(request_failure))
         }));
         Ok(())
@@ -112,7 +137,7 @@ impl Upstream<Way> for NodeUpstream {
                 }
             }
         }
-        let _session = self.node.metrics().session(Listener::Coap);
+        let _session = self.node.metrics().session(self.listener);
         self.observations.insert(observation, Observed { subscriptions, _session });
         Ok(())
     }
@@ -128,7 +153,7 @@ impl Upstream<Way> for NodeUpstream {
             Loss::SlowSubscriber => DropReason::SlowSubscriber,
             Loss::SubscriberGone => DropReason::SubscriberGone,
         };
-        self.node.metrics().dropped(Listener::Coap, reason, messages);
+        self.node.metrics().dropped(self.listener, reason, messages);
     }
 
     fn read(&mut self, _: Way, name: &str) -> Option<Representation> {

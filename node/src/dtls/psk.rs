@@ -1,0 +1,106 @@
+//! Keys from files: `psk_file` of `[[auth.users]]`, in hex; the identity is the user's name.
+//!
+//! Owns reading them. It must not show them.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Psk, PskLookup};
+use crate::config::Config;
+
+/// Why a key cannot be used. The writer of the configuration is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum PskError {
+    /// The file cannot be read.
+    #[error("{path} cannot be read: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// The file does not hold hexadecimal digits, two for each byte.
+    #[error("{path} does not hold a key in hex; `openssl rand -hex 32` writes one")]
+    NotHex {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The key is too short or too long.
+    #[error("a key of {length} bytes is not taken: it has to have {} to {}", Psk::MIN_BYTES, Psk::MAX_BYTES)]
+    Length {
+        /// How long it is, in bytes.
+        length: usize,
+    },
+}
+
+/// The keys of all users that have one.
+#[derive(Clone, Debug, Default)]
+pub struct FilePsks(HashMap<String, Psk>);
+
+impl FilePsks {
+    /// Reads every key that the configuration names.
+    ///
+    /// # Errors
+    /// The first file that cannot be used, with the number of its user.
+    pub fn read(config: &Config) -> Result<Self, (usize, PskError)> {
+        let mut keys = HashMap::new();
+        for (index, user) in config.auth.users.iter().enumerate() {
+            if let Some(path) = &user.psk_file {
+                keys.insert(user.name.clone(), read(path).map_err(|error| (index, error))?);
+            }
+        }
+        Ok(Self(keys))
+    }
+}
+
+impl PskLookup for FilePsks {
+    fn key(&self, identity: &str) -> Option<Psk> {
+        self.0.key(identity)
+    }
+}
+
+/// What is wrong with the keys of the configuration, by the full key.
+pub(crate) fn check(config: &Config) -> Option<(String, PskError)> {
+    FilePsks::read(config).err().map(|(index, error)| (format!("auth.users[{index}].psk_file"), error))
+}
+
+fn read(path: &Path) -> Result<Psk, PskError> {
+    let unreadable = |error| PskError::Unreadable { path: path.to_owned(), error };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let not_hex = || PskError::NotHex { path: path.to_owned() };
+    let digits = text.trim().as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return Err(not_hex());
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+    let bytes = digits.chunks_exact(2).map(byte).collect::<Option<Vec<_>>>().ok_or_else(not_hex)?;
+    Psk::new(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Psk, PskError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.psk");
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    }
+
+    #[test]
+    fn a_key_is_hex_of_a_length_that_cannot_be_guessed() {
+        let key = read_text("000102030405060708090a0b0c0d0E0F\n").unwrap();
+        assert_eq!(key.0, (0..16).collect::<Vec<u8>>());
+        assert_eq!(format!("{key:?}"), "***");
+        for text in
+            ["", "0001", "secret", "0001020304050607 8090a0b0c0d0e0f0", "0x01020304050607080910111213141516"]
+        {
+            let error = read_text(text).unwrap_err().to_string();
+            assert!(error.contains("hex") || error.contains("16 to 64"), "{error}");
+            assert!(text.is_empty() || !error.contains(text), "a key is never shown: {error}");
+        }
+    }
+}
