@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use waymeet::config::{Address, Config, RawMode};
+use waymeet::config::{Address, Config, RawMode, Tls};
 use waymeet::datadir::DataDir;
 use waymeet::{Listener, Node};
 
@@ -60,7 +60,14 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
     let addresses = node.addresses();
     let banner = Banner {
         name: node.name(),
-        addresses: Addresses { nats: addresses.nats, coap: addresses.coap, http: addresses.http },
+        addresses: Addresses {
+            nats: addresses.nats,
+            coap: addresses.coap,
+            http: addresses.http,
+            coaps: addresses.coaps,
+            nats_tls: config.listeners.nats.tls.as_ref().is_some_and(Tls::is_needed),
+            http_tls: config.listeners.http.tls.as_ref().is_some_and(Tls::is_needed),
+        },
         raw: raw_listeners(node, config),
         data_dir: &config.node.data_dir,
         program: &program(),

@@ -144,6 +144,14 @@ pub struct Tls {
     pub client_ca_file: Option<PathBuf>,
 }
 
+impl Tls {
+    /// Whether a client without TLS gets nothing.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        matches!(self.mode, TlsMode::Required | TlsMode::First)
+    }
+}
+
 /// `[listeners.coap.dtls]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,5 +1,6 @@
 //! `[http]` and `[coap]`: servers elsewhere that answer requests without knowing of the node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,11 @@ pub struct HttpUpstream {
     /// Requests on subjects that match this filter go to the service; the tokens that its wildcards stand for
     /// become the path. Required.
     pub subject: String,
-    /// Where the service is, `http://host:port/path/`. Required.
+    /// Where the service is, `http://host:port/path/` or `https://…`. Required.
     pub url: String,
+    /// The authorities that an `https` service's certificate may come from, in PEM. Default: those that Mozilla trusts.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// How long the service may take to answer. Default 30 s.
     #[serde(with = "duration", default = "HttpUpstream::default_timeout")]
     pub timeout: Duration,
