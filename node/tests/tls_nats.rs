@@ -140,6 +140,37 @@ async fn certificates_are_exchanged_under_living_sessions_and_a_bad_one_is_not_t
     assert_ne!(old, std::fs::read(certs.path().join("server.pem")).unwrap());
 }
 
+/// Certificates of one authority, the client's of which has expired.
+fn write_expired(directory: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    let params = |name: &str| CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    let mut authority = params("authority.example");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("randomness");
+    let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
+    let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
+    write("ca.pem", authority.pem());
+    for (name, params) in [("server", params("localhost")), ("client", params("client.example"))] {
+        let mut params = params;
+        if name == "client" {
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        }
+        let key = KeyPair::generate().expect("randomness");
+        write(&format!("{name}.pem"), params.signed_by(&key, &authority).expect("a certificate").pem());
+        write(&format!("{name}-key.pem"), key.serialize_pem());
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_has_expired_is_worth_nothing() {
+    let certs = tempfile::tempdir().expect("a directory");
+    write_expired(certs.path());
+    let ca = format!("client_ca_file = \"{}/ca.pem\"", certs.path().display());
+    let node = start(&section("nats", certs.path(), &ca)).await;
+    assert!(!greet(&node, certs.path(), true).await.contains("PONG"));
+    counts(&node, r#"waymeet_handshakes_total{listener="nats",outcome="failed"} 1"#).await;
+}
+
 /// A connection whose handshake is begun and stops behind `bytes` of the ClientHello.
 async fn half_open(node: &Node, bytes: usize) -> TcpStream {
     let mut stream = open(node).await;

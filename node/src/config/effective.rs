@@ -46,9 +46,17 @@ impl Config {
     }
 }
 
-/// What can change under sessions that exist already. Listeners, the data directory and the sizes of tables
+/// What can change under sessions that exist already; a certificate is for those that come. Listeners, the data directory and the sizes of tables
 /// are fixed at the start.
-const RELOADABLE_KEYS: [&str; 1] = ["log.level"];
+const RELOADABLE_KEYS: [&str; 7] = [
+    "log.level",
+    "listeners.nats.tls.certificate_file",
+    "listeners.nats.tls.key_file",
+    "listeners.nats.tls.client_ca_file",
+    "listeners.http.tls.certificate_file",
+    "listeners.http.tls.key_file",
+    "listeners.http.tls.client_ca_file",
+];
 
 fn collect_changes(old: &Table, new: &Table, prefix: &str, changed: &mut Vec<String>) {
     // A key without a default is in one of the tables only.

@@ -28,11 +28,23 @@ const HANDSHAKE: u8 = 0x16;
 pub(crate) struct Acceptor {
     listener: Listener,
     mode: TlsMode,
-    /// Whether nobody gets in without a certificate.
-    verifies: bool,
     timeout: Duration,
     handshakes: Arc<Handshakes>,
-    config: RwLock<Arc<ServerConfig>>,
+    in_use: RwLock<InUse>,
+}
+
+/// What a reload exchanges.
+struct InUse {
+    config: Arc<ServerConfig>,
+    /// Whether nobody gets in without a certificate.
+    verifies: bool,
+}
+
+impl InUse {
+    fn read(tls: &Tls, listener: Listener) -> Result<Self, TlsError> {
+        let config = Arc::new(files::server_config(tls, listener, SystemTime::now())?);
+        Ok(Self { config, verifies: tls.client_ca_file.is_some() && tls.mode != TlsMode::Optional })
+    }
 }
 
 impl std::fmt::Debug for Acceptor {
@@ -75,18 +87,16 @@ impl Acceptor {
         timeout: Duration,
         handshakes: Arc<Handshakes>,
     ) -> Result<Self, TlsError> {
-        let config = files::server_config(tls, listener, SystemTime::now())?;
-        let verifies = tls.client_ca_file.is_some() && tls.mode != TlsMode::Optional;
-        let config = RwLock::new(Arc::new(config));
-        Ok(Self { listener, mode: tls.mode, verifies, timeout, handshakes, config })
+        let in_use = RwLock::new(InUse::read(tls, listener)?);
+        Ok(Self { listener, mode: tls.mode, timeout, handshakes, in_use })
     }
 
     /// Reads the files again, for connections that come from now on.
     pub(super) fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
         // As it was at the start: a listener that could be used without TLS does not change under its clients.
         let tls = Tls { mode: self.mode, ..tls.clone() };
-        let config = files::server_config(&tls, self.listener, SystemTime::now())?;
-        *self.config.write() = Arc::new(config);
+        let in_use = InUse::read(&tls, self.listener)?;
+        *self.in_use.write() = in_use;
         Ok(())
     }
 
@@ -101,7 +111,7 @@ impl Acceptor {
     /// What the INFO of a session says.
     pub(crate) fn offer(&self) -> Offer {
         let available = self.mode == TlsMode::Optional;
-        Offer { required: !available, available, verify: self.verifies }
+        Offer { required: !available, available, verify: self.in_use.read().verifies }
     }
 
     /// Sees how the client begins, without taking anything from the stream.
@@ -130,7 +140,7 @@ impl Acceptor {
             Err(_) => return Err(HandshakeError::Timeout),
         }
         let mut place = self.handshakes.begin(self.listener);
-        let config = self.config.read().clone();
+        let config = self.in_use.read().config.clone();
         // On the heap, so that it goes when it is over: the connection's own memory lasts as long as the session.
         let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream)));
         let result = tokio::select! {
