@@ -23,8 +23,8 @@ ADDRESSES = {
 }
 # `[[listeners.lines]]` and `[[listeners.datagrams]]`, in the order of the configuration.
 RAW = {
-    "lines": re.compile(r"^  lines +tcp://([^ :]+):(\d+) ", re.MULTILINE),
-    "datagrams": re.compile(r"^  datagrams +udp://([^ :]+):(\d+) ", re.MULTILINE),
+    "lines": re.compile(r"^  lines +tcp://(\[[^ ]+\]|[^ :]+):(\d+) ", re.MULTILINE),
+    "datagrams": re.compile(r"^  datagrams +udp://(\[[^ ]+\]|[^ :]+):(\d+) ", re.MULTILINE),
 }
 # The line of the banner behind all addresses.
 BEHIND_ADDRESSES = re.compile(r"^  data ", re.MULTILINE)

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use coap_support::{Address, FIRST_UNPROVED, Reply, Request, TestEvent, World, body, empty, only};
 use proptest::prelude::*;
+use waymeet_core::coap::MAX_RETRANSMIT;
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::session::{EXCHANGE_LIFETIME, Loss, MAX_RETRANSMIT};
+use waymeet_core::coap::session::{EXCHANGE_LIFETIME, Loss};
 use waymeet_core::coap::{Code, Limits, Type};
 
 const STRANGER: Address = FIRST_UNPROVED;

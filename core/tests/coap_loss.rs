@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use coap_support::{Address, Reply, Request, TestEvent, World, empty};
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::session::{ACK_TIMEOUT, ExchangeId, Loss, MAX_RETRANSMIT};
+use waymeet_core::coap::session::{ExchangeId, Loss};
+use waymeet_core::coap::{ACK_TIMEOUT, MAX_RETRANSMIT};
 use waymeet_core::coap::{Limits, Type};
 
 const SEEDS: u64 = 1_000;
@@ -145,10 +146,17 @@ fn run(seed: u64) -> u64 {
     clients.iter().map(|client| client.answers.len() as u64).sum()
 }
 
+/// When the simulation ends: long after the last message, and before those who observe are asked for the first time
+/// whether they are still there.
+const END: Duration = Duration::from_secs(12 * 60 * 60);
+
 fn simulate(world: &mut World, network: &mut Network, clients: &mut [Client]) -> u64 {
     let mut answered = 0;
     let mut notified = 0;
     while let Some(at) = network.next().into_iter().chain(world.session.next_timeout()).min() {
+        if at > world.start + END {
+            break;
+        }
         world.now = world.now.max(at);
         let now = world.now;
         world.session.handle_timeout(now, &mut world.node);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coap_support::{Reply, Request, TestEvent, World, body, empty, only};
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::session::{CONFIRM_INTERVAL, FETCH_WAIT, Loss, ObservationId};
+use waymeet_core::coap::session::{CONFIRM_INTERVAL, FETCH_WAIT, Loss, ObservationId, PRESENCE_STEP};
 use waymeet_core::coap::{Limits, Type};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,12 +161,61 @@ fn a_non_confirmable_observation_is_confirmed_once_a_day() {
     let mut world = World::new();
     let id = register(&mut world, &observe(1, "/sub/a").non());
     assert_eq!(only(world.notify(id, &text("1"))).read().kind, Type::NonConfirmable);
-    world.pass(CONFIRM_INTERVAL);
+    world.pass(CONFIRM_INTERVAL / 2);
+    world.ask(&Request::post(2, "/pub/b", b"I am here"));
+    assert!(world.pass(CONFIRM_INTERVAL / 2).is_empty());
     let confirmed = only(world.notify(id, &text("2")));
     assert_eq!(confirmed.read().kind, Type::Confirmable);
     assert_eq!(only(world.notify(id, &text("3"))).read().kind, Type::NonConfirmable);
     acknowledge(&mut world, &confirmed);
     assert_eq!(world.node.cancelled, []);
+}
+
+#[test]
+fn whoever_observes_what_is_silent_is_asked_once_a_day_and_answers() {
+    let mut world = World::new();
+    for (mid, request) in [observe(1, "/sub/a").non(), observe(2, "/sub/b")].into_iter().enumerate() {
+        register(&mut world, &request.token(&[mid as u8]));
+    }
+    let mut heard = world.now;
+    while world.now < world.start + 3 * CONFIRM_INTERVAL {
+        // One ping for all observations of an endpoint (RFC 7252, section 4.3), and its Reset says that it lives.
+        let out = world.pass(PRESENCE_STEP);
+        assert_eq!(out.len(), usize::from(world.now == heard + CONFIRM_INTERVAL - PRESENCE_STEP));
+        for (_, ping) in out {
+            let ping = Reply(ping);
+            assert_eq!((ping.code().as_str(), ping.read().kind), ("0.00", Type::Confirmable));
+            assert!(world.send(1, &empty(Type::Reset, ping.read().message_id)).is_empty());
+            heard = world.now;
+        }
+    }
+    assert_eq!(world.node.cancelled, []);
+    // Nothing waits behind a ping that was answered.
+    let id = world.node.observed[1].0;
+    assert_eq!(only(world.notify(id, &text("at last"))).payload(), b"at last");
+}
+
+#[test]
+fn whoever_has_gone_while_nothing_was_said_is_forgotten_within_a_day() {
+    let mut world = World::new();
+    let request = observe(1, "/sub/a").non().token(b"t");
+    let gone = register(&mut world, &request);
+    let request = request.encode();
+    world.send(2, &request);
+    let here = world.node.observed[1].0;
+    let pings = world.pass(CONFIRM_INTERVAL - PRESENCE_STEP);
+    let mut addresses: Vec<_> = pings.iter().map(|(to, _)| *to).collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, [1, 2]);
+    let (_, ping) = pings.into_iter().find(|(to, _)| *to == 2).unwrap();
+    world.send(2, &empty(Type::Reset, Reply(ping).read().message_id));
+    assert_eq!(only(world.notify(here, &text("x"))).payload(), b"x");
+    assert_eq!(world.pass(100 * SECOND).len(), 4, "the ping is repeated as any Confirmable message");
+    assert_eq!(world.node.cancelled, [gone]);
+    world.send(2, &Request::get(2, "/sub/a").token(b"t").uint(number::OBSERVE, 1).encode());
+    assert_eq!(world.node.cancelled, [gone, here]);
+    world.pass(300 * SECOND);
+    assert!(world.session.next_timeout().is_none(), "nobody is left to look after");
 }
 
 #[test]

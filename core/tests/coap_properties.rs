@@ -8,6 +8,7 @@ use coap_support::{Request, World};
 use proptest::prelude::*;
 use waymeet_core::coap::codec::{self, Encoder};
 use waymeet_core::coap::option::number;
+use waymeet_core::coap::session::CONFIRM_INTERVAL;
 use waymeet_core::coap::{Code, Limits, Token, Type};
 
 const KINDS: [Type; 4] = [Type::Confirmable, Type::NonConfirmable, Type::Acknowledgement, Type::Reset];
@@ -132,7 +133,8 @@ proptest! {
             }
             world.pass(Duration::from_millis(wait_ms));
         }
-        world.pass(Duration::from_secs(3_000));
+        // Those who observe have a day to say that they are still there, and none of them does.
+        world.pass(CONFIRM_INTERVAL + Duration::from_secs(3_000));
         prop_assert!(world.session.next_timeout().is_none(), "everything comes to an end");
     }
 

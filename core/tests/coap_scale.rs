@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use coap_support::{Address, FIRST_UNPROVED, Reply, Request, TestEvent, World, empty};
 use waymeet_core::coap::option::number;
+use waymeet_core::coap::session::CONFIRM_INTERVAL;
 use waymeet_core::coap::{Limits, Type};
 
 const ENDPOINTS: Address = 20_000;
@@ -79,5 +80,8 @@ fn one_message_reaches_twenty_thousand_observers() {
     assert_eq!(world.pass(Duration::from_secs(100)).len(), usize::from(ENDPOINTS) / 2 * 4);
     assert_eq!(world.node.cancelled.len(), usize::from(ENDPOINTS) / 2);
     assert_eq!(world.session.take_delivered().messages, u64::from(ENDPOINTS) / 2);
+    // The rest has gone since, and nobody notifies them: they are asked, and asked again, and then it is over.
+    assert_eq!(world.pass(CONFIRM_INTERVAL).len(), usize::from(ENDPOINTS) / 2 * 5);
+    assert_eq!(world.node.cancelled.len(), usize::from(ENDPOINTS));
     assert_eq!(world.session.next_timeout(), None, "nothing is left to do");
 }

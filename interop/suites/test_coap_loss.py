@@ -13,9 +13,15 @@ from aiocoap import Code
 from aiocoap.numbers.constants import Reliable
 
 from drivers.coap_aiocoap import AioCoap
+from drivers.curl import fetch
+from drivers.nats_py import NatsPy
 
 LOSS, REPEATED, DELAY_S = 0.3, 0.1, 0.03
 CLIENTS, REQUESTS = 4, 12
+# The seed of each observer's network. These lose datagrams of each kind, and let the test end within half a minute.
+OBSERVERS = range(112, 118)
+# RFC 7252, section 4.8.2: after so long without an acknowledgement a notification is given up.
+MAX_TRANSMIT_WAIT_S = 93
 
 
 class Hasty(Reliable):
@@ -30,13 +36,13 @@ class Crossing(asyncio.DatagramProtocol):
 
     def __init__(self, dice, target):
         self.dice, self.target = dice, target
-        self.lost = 0
+        self.loss, self.lost = LOSS, 0
 
     def connection_made(self, transport):
         self.transport = transport
 
     def datagram_received(self, data, source):
-        if self.dice.random() < LOSS:
+        if self.dice.random() < self.loss:
             self.lost += 1
             return
         for _ in range(2 if self.dice.random() < REPEATED else 1):
@@ -65,18 +71,28 @@ class LossyNetwork:
     def _answer(self, data, _source):
         self.outward.sendto(data, self.client)
 
+    def heal(self):
+        """Loses nothing from now on."""
+        self.requests.loss = self.answers.loss = 0
+
     def close(self):
         self.outward.close()
         self.inward.close()
 
 
-async def publish_all(node, client, subject):
-    """Publishes one message after the other; returns those that were acknowledged, and the network."""
+async def behind_losses(node, seed):
+    """A client, and the network between it and the node."""
     network = LossyNetwork()
     host, port = node.coap.removeprefix("coap://").rstrip("/").split(":")
-    driver = AioCoap()
+    driver = AioCoap(raw=True)
     driver.tuning = Hasty
-    await driver.open(types.SimpleNamespace(coap=await network.open(host, int(port), seed=client)))
+    await driver.open(types.SimpleNamespace(coap=await network.open(host, int(port), seed)))
+    return driver, network
+
+
+async def publish_all(node, client, subject):
+    """Publishes one message after the other; returns those that were acknowledged, and the network."""
+    driver, network = await behind_losses(node, seed=client)
     acknowledged = []
     for number in range(REQUESTS):
         try:
@@ -105,3 +121,74 @@ async def test_no_confirmable_is_carried_out_twice(world, subject):
         heard[tuple(map(int, received.payload.split()))] += 1
     assert set(heard.values()) == {1}, "each at most once"
     assert acknowledged <= set(heard), "what was acknowledged was delivered"
+
+
+class Ledger:
+    """A node's account of its deliveries (design, section 8)."""
+
+    def __init__(self, node):
+        self.node = node
+
+    async def _read(self):
+        text = (await fetch(f"{self.node.http}/metrics")).body.decode()
+        self.counters = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+
+    def sum(self, name, label=""):
+        return sum(float(n) for key, n in self.counters if key.split("{")[0] == name and label in key)
+
+    async def balances(self, deliveries):
+        """Waits until so many deliveries were asked for and each has ended, one way or the other."""
+        async with asyncio.timeout(deliveries * MAX_TRANSMIT_WAIT_S):
+            while True:
+                await self._read()
+                asked = self.sum("waymeet_deliveries_matched_total")
+                dropped = self.sum("waymeet_messages_dropped_total") - self.sum("waymeet_messages_rejected_total")
+                if asked >= deliveries and asked == self.sum("waymeet_messages_out_total") + dropped:
+                    return
+                await asyncio.sleep(0.1)
+
+
+async def observe_behind_losses(node, seed, subject):
+    """Registers, again and again until the network lets it; returns what it hears from then on. Where only the answers
+    were lost, the node notifies of an observation that nobody knows any more, and is told so by a Reset."""
+    driver, network = await behind_losses(node, seed)
+    while True:
+        try:
+            return driver, network, await driver.observe(f"/sub/{subject}")
+        except (aiocoap.error.NetworkError, TimeoutError):
+            await asyncio.sleep(0)
+
+
+def payloads(subscription):
+    return [subscription.deliveries.get_nowait().payload for _ in range(subscription.deliveries.qsize())]
+
+
+async def test_an_observation_that_lives_ends_with_the_last_value(world, subject):
+    values = [b"first", b"last"]
+    async with world.another("") as node:
+        ledger, publisher = Ledger(node), NatsPy()
+        await publisher.open(node)
+        opening = [observe_behind_losses(node, seed, subject) for seed in OBSERVERS]
+        observers = await asyncio.gather(*opening)
+        for value in values:
+            await publisher.publish(subject, value)
+        await ledger.balances(len(OBSERVERS) * len(values))
+        lost = sum(network.answers.lost for _, network, _ in observers)
+        assert lost >= len(OBSERVERS), "a network that loses nothing shows nothing"
+        living = ledger.sum("waymeet_sessions", 'listener="coap"')
+        for _, network, _ in observers:
+            network.heal()
+        await publisher.publish(subject, b"after")
+        await ledger.balances(len(OBSERVERS) * len(values) + living)
+        heard = [payloads(subscription) for _, _, subscription in observers]
+        alive = [each for each in heard if each[-1:] == [b"after"]]
+        assert len(alive) == living > 0
+        assert all(each == [*values, b"after"] for each in alive)
+        # The others have ended in the middle, and what they did not hear is counted.
+        ended = [each for each in heard if each not in alive]
+        assert all(each == values[: len(each)] for each in ended)
+        assert not ended or ledger.sum("waymeet_messages_dropped_total", "subscriber_gone") > 0
+        for driver, network, _ in observers:
+            await driver.close()
+            network.close()
+        await publisher.close()

@@ -19,12 +19,14 @@ at what client libraries hide; aiocoap and coap-client run the cases that they c
 """
 
 import asyncio
+import itertools
 
 import pytest
 import pytest_asyncio
 from aiocoap import Code
 
 from drivers.coap_aiocoap import code_text
+from drivers.coap_libcoap import LibCoap
 from drivers.coap_raw import (
     ACCEPT,
     ACK,
@@ -118,18 +120,60 @@ def check(request, response, kind, status):
         assert response.message_id == request.message_id
 
 
-@pytest.mark.parametrize("client", ["aiocoap-con", "coap-client"])
-async def test_td_coap_core_01_clients(world, echo, client):
-    driver = await world.client(client)
-    outcome = await driver.request(echo.removeprefix("/req/"), b"", timeout_s=5)
-    assert (outcome.kind, outcome.payload) == ("reply", b"empty")
+# Those whose requests aiocoap and libcoap's coap-client can make: method, resource, payload, code and answer.
+ON_SERVICE, ON_SUBJECT = range(2)
+BY_CLIENTS = {
+    "get": (ON_SERVICE, b"", "2.05", b"empty"),
+    "delete": (ON_SUBJECT, b"", "4.05", None),
+    "put": (ON_SUBJECT, b"new", "2.04", b""),
+    "post": (ON_SERVICE, b"hello", "2.05", b"hello"),
+}
+CASES_OF_CLIENTS = [
+    pytest.param(method, confirmable, id=f"td_coap_core_{number:02}")
+    for number, (confirmable, method) in enumerate(itertools.product([True, False], BY_CLIENTS), start=1)
+]
 
 
-@pytest.mark.parametrize("client", ["aiocoap-non", "coap-client"])
-async def test_td_coap_core_07_clients(world, nats, subject, client):
-    subscription = await nats.subscribe(subject)
-    await (await world.client(client)).publish(subject, b"1")
-    assert (await subscription.next()).payload == b"1"
+async def exchange_by(world, client, confirmable, method, path, payload=b""):
+    """One exchange of a client that nobody here wrote; the code of its answer, and the body."""
+    if client == "aiocoap":
+        driver = await world.client("aiocoap-con" if confirmable else "aiocoap-non")
+        response = await driver.send(Code[method.upper()], path, payload)
+        return code_text(response.code), response.payload
+    world.needs("coap-client")
+    driver = LibCoap(confirmable=confirmable)
+    await driver.open(world.node)
+    failure, body = await driver.send(method, path, payload)
+    # It tells the codes of failures only.
+    return failure or BY_CLIENTS[method][2], body
+
+
+@pytest.mark.parametrize("client", ["aiocoap", "coap-client"])
+@pytest.mark.parametrize("method,confirmable", CASES_OF_CLIENTS)
+async def test_methods_by_clients(world, nats, subject, echo, client, method, confirmable):
+    resource, payload, code, answer = BY_CLIENTS[method]
+    subscription = await nats.subscribe(f"{subject}.new")
+    path = echo if resource == ON_SERVICE else f"/pub/{subject}.new"
+    found = await exchange_by(world, client, confirmable, method, path, payload)
+    assert found[0] == code and answer in (None, found[1])
+    if code == "2.04":
+        assert (await subscription.next()).payload == payload
+
+
+@pytest.mark.parametrize("client", ["aiocoap", "coap-client"])
+@pytest.mark.parametrize(
+    "confirmable", [pytest.param(True, id="td_coap_core_09"), pytest.param(False, id="td_coap_core_17")]
+)
+async def test_slow_answers_by_clients(world, nats, subject, client, confirmable):
+    path, task = await slow(nats, subject)
+    assert await exchange_by(world, client, confirmable, "get", path) == ("2.05", b"late")
+    task.cancel()
+
+
+@pytest.mark.parametrize("client", ["aiocoap", "coap-client"])
+async def test_td_coap_link_01_clients(world, client):
+    code, links = await exchange_by(world, client, True, "get", "/.well-known/core")
+    assert code == "2.05" and {b"</pub>", b"</req>", b"</sub>"} <= set(links.replace(b";", b",").split(b","))
 
 
 # CORE_01 to 04 are Confirmable, CORE_05 to 08 the same without.

@@ -15,7 +15,9 @@ use waymeet_core::{Filter, Message};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{Item, MailboxLimits, MailboxQueue, Outbox, WireOutbox};
+use crate::outbox::{
+    CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, Waiting, WireOutbox,
+};
 use crate::publisher::{Origin, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
@@ -209,37 +211,66 @@ impl NodeHandle {
     }
 
     /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
-    pub(crate) async fn request_untimed(
+    pub(crate) fn request_untimed(
         &self,
         from: Listener,
         message: &Message<'_>,
+    ) -> impl Future<Output = Result<Arc<Delivery>, RequestError>> {
+        self.request_counted(from, CountedBy::Outbox, message)
+    }
+
+    /// As [`NodeHandle::request_untimed`], for a listener that may count the reply itself.
+    pub(crate) async fn request_counted(
+        &self,
+        from: Listener,
+        counted_by: CountedBy,
+        message: &Message<'_>,
     ) -> Result<Arc<Delivery>, RequestError> {
-        let slot = self.shared.replies.wait(from).map_err(|_| {
+        let asker = Arc::new(Slot::default());
+        let waiting = Waiting { listener: from, counted_by, asker: asker.clone(), request: 0 };
+        let _asked = self.ask(message, waiting)?;
+        outcome(Reply(&asker).await)
+    }
+
+    /// Sends a request whose reply the asker is given; see [`outcome`] for what the reply may say. The request waits
+    /// until what is returned is dropped, which nobody does but the asker.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::request`], without its time-out.
+    pub(crate) fn ask(&self, message: &Message<'_>, waiting: Waiting) -> Result<Asked, RequestError> {
+        let from = waiting.listener;
+        let place = self.shared.replies.wait(waiting).map_err(|_| {
             self.shared.metrics.rejected(from, DropReason::Overloaded);
             RequestError::Overloaded
         })?;
-        let request = Message { reply: Some(slot.subject()), ..*message };
+        let reply = place.subject();
         // Before it is routed, so that a drain that begins meanwhile finds it.
-        let _in_flight = InFlight::new(&self.shared);
-        let (verdict, outcome) = self.route(from, &request, false);
+        let asked = Asked { _place: place, _in_flight: InFlight::new(self.shared.clone()) };
+        let message = Message { reply: Some(reply.as_subject()), ..*message };
+        let (verdict, outcome) = self.route(from, &message, false);
         self.check(verdict)?;
         if verdict == Verdict::Unmatched || (outcome.delivered == 0 && outcome.dropped > 0) {
             return Err(RequestError::NoResponders);
         }
-        let delivery = slot.await;
-        // A responder in between, such as a node beyond a link, says by this status that there is none.
-        let message = delivery.message();
-        if message.payload.is_empty() && message.headers.status() == Some(503) {
-            return Err(RequestError::NoResponders);
-        }
-        Ok(delivery)
+        Ok(asked)
     }
 
     /// A bounded queue that subscriptions deliver into. Dropping it ends them.
     #[must_use]
     pub fn mailbox(&self, listener: Listener, limits: MailboxLimits) -> Mailbox {
+        self.mailbox_counted(listener, CountedBy::Outbox, limits)
+    }
+
+    /// As [`NodeHandle::mailbox`], for a listener that may count what it delivers itself.
+    pub(crate) fn mailbox_counted(
+        &self,
+        listener: Listener,
+        counted_by: CountedBy,
+        limits: MailboxLimits,
+    ) -> Mailbox {
         let session = self.shared.next_session();
-        let queue = MailboxQueue::new(session, listener, limits, self.shared.metrics.clone());
+        let metrics = self.shared.metrics.clone();
+        let queue = MailboxQueue::new(session, listener, counted_by, limits, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
         Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }
@@ -329,17 +360,34 @@ impl NodeHandle {
     }
 }
 
-/// Counts a request while it waits, so that a drain can wait for it.
-struct InFlight<'a>(&'a Shared);
+/// What a reply says: a responder in between, such as a node beyond a link, tells by a status that there is none.
+pub(crate) fn outcome(reply: Arc<Delivery>) -> Result<Arc<Delivery>, RequestError> {
+    let message = reply.message();
+    if message.payload.is_empty() && message.headers.status() == Some(503) {
+        return Err(RequestError::NoResponders);
+    }
+    Ok(reply)
+}
 
-impl<'a> InFlight<'a> {
-    fn new(shared: &'a Shared) -> Self {
+/// A request that waits for its reply; dropping it ends the waiting.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    _place: Place,
+    _in_flight: InFlight,
+}
+
+/// Counts a request while it waits, so that a drain can wait for it.
+#[derive(Debug)]
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    fn new(shared: Arc<Shared>) -> Self {
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
         Self(shared)
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }

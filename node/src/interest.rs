@@ -125,7 +125,7 @@ mod tests {
     use crate::config::Limits;
     use crate::exchange::Exchange;
     use crate::metrics::{Listener, Metrics};
-    use crate::outbox::{MailboxLimits, MailboxQueue};
+    use crate::outbox::{CountedBy, MailboxLimits, MailboxQueue};
 
     #[test]
     fn subjects_come_and_go_with_their_subscriptions() {
@@ -134,7 +134,8 @@ mod tests {
         let watch = exchange.interest.watch(SubjectFilter::new("plant.>").unwrap(), 9);
         let subscribe = |session, filter| {
             let limits = MailboxLimits { messages: 1, bytes: 1 };
-            let mailbox = MailboxQueue::new(session, Listener::Embedded, limits, metrics.clone());
+            let mailbox =
+                MailboxQueue::new(session, Listener::Embedded, CountedBy::Outbox, limits, metrics.clone());
             let filter = SubjectFilter::new(filter).unwrap();
             let subscription = Arc::new(Subscription::new(filter, None, Outbox::Mailbox(mailbox.into())));
             exchange.subscribe(&subscription);

@@ -2,7 +2,7 @@
 //!
 //! Owns everything that does I/O. What can be decided from bytes and state alone is in `waymeet-core`.
 
-// Only `udp::linux` has any, with its proof.
+// Only `udp::linux` and `udp::poll` have any, with their proofs.
 #![deny(unsafe_code)]
 
 mod buffers;

@@ -4,6 +4,7 @@
 //! 8). It must not be asked for anything per message on the hot path: callers add up a batch and report
 //! it once.
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -143,7 +144,17 @@ pub struct Metrics {
     associations: IntGauge,
     handshakes: IntGaugeVec,
     handshakes_total: IntCounterVec,
+    receive_dropped: IntCounterVec,
+    send_refused: IntCounterVec,
+    sockets: Sockets,
 }
+
+/// The UDP sockets whose kernel is asked what it has dropped, each by a question that is answered `None` when the
+/// socket is closed.
+#[derive(Default)]
+struct Sockets(Mutex<Vec<(Listener, Box<DropsSince>)>>);
+
+type DropsSince = dyn FnMut() -> Option<u64> + Send;
 
 #[derive(Debug)]
 struct ListenerMetrics {
@@ -198,6 +209,19 @@ impl Metrics {
             "waymeet_messages_rejected_total",
             "Messages never accepted, by reason; also in dropped.",
         );
+        let receive_dropped = by_listener(
+            "waymeet_udp_receive_dropped_total",
+            "Datagrams that arrived and found the socket's buffer full.",
+        );
+        let send_refused = by_listener(
+            "waymeet_udp_send_refused_total",
+            "Datagrams that the operating system would not send.",
+        );
+        for listener in [Listener::Coap, Listener::Coaps, Listener::Datagrams] {
+            for counter in [&receive_dropped, &send_refused] {
+                counter.with_label_values(&[listener.as_str()]);
+            }
+        }
         let listeners = Listener::ALL.map(|listener| {
             let label = &[listener.as_str()];
             let reasons = |counters: &IntCounterVec| {
@@ -259,6 +283,9 @@ impl Metrics {
                     &["outcome", "listener"],
                 ),
             ),
+            receive_dropped,
+            send_refused,
+            sockets: Sockets::default(),
             registry,
         }
     }
@@ -266,6 +293,11 @@ impl Metrics {
     /// Every metric in the Prometheus text format.
     #[must_use]
     pub fn encode(&self) -> String {
+        self.sockets.0.lock().retain_mut(|(listener, drops_since)| {
+            let dropped = drops_since();
+            self.receive_dropped.with_label_values(&[listener.as_str()]).inc_by(dropped.unwrap_or(0));
+            dropped.is_some()
+        });
         let mut out = Vec::new();
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut out)
@@ -300,6 +332,21 @@ impl Metrics {
         let metrics = &self.listeners[listener.index()];
         metrics.dropped[reason.index()].inc();
         metrics.rejected[reason.index()].inc();
+    }
+
+    /// Counts what the kernel drops of what comes to a UDP socket. `drops_since` says how many there were since it
+    /// was last called, and `None` when the socket is closed; it is called whenever somebody reads the metrics.
+    pub(crate) fn watch_drops(
+        &self,
+        listener: Listener,
+        drops_since: impl FnMut() -> Option<u64> + Send + 'static,
+    ) {
+        self.sockets.0.lock().push((listener, Box::new(drops_since)));
+    }
+
+    /// Counts a datagram that the operating system would not send.
+    pub(crate) fn send_refused(&self, listener: Listener) {
+        self.send_refused.with_label_values(&[listener.as_str()]).inc();
     }
 
     /// Counts a session for as long as the guard lives.
@@ -369,6 +416,12 @@ impl Metrics {
     }
 }
 
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Sockets").field(&self.0.lock().len()).finish()
+    }
+}
+
 /// Takes one from the number of sessions when it is dropped.
 #[derive(Debug)]
 pub struct SessionGuard(IntGauge);
@@ -408,16 +461,28 @@ mod tests {
         metrics.dropped(Listener::Nats, DropReason::SlowSubscriber, 3);
         metrics.rejected(Listener::Http, DropReason::PayloadTooLarge);
         let session = metrics.session(Listener::Coap);
+        let mut drops = [Some(2), Some(3), None].into_iter();
+        metrics.watch_drops(Listener::Datagrams, move || drops.next().expect("a closed socket is not asked"));
+        metrics.send_refused(Listener::Coap);
+        let _ = metrics.encode();
         let text = metrics.encode();
         for line in [
             r#"waymeet_messages_dropped_total{listener="nats",reason="slow_subscriber"} 3"#,
             r#"waymeet_messages_dropped_total{listener="http",reason="payload_too_large"} 1"#,
             r#"waymeet_messages_rejected_total{listener="http",reason="payload_too_large"} 1"#,
             r#"waymeet_sessions{listener="coap"} 1"#,
+            r#"waymeet_udp_receive_dropped_total{listener="coap"} 0"#,
+            r#"waymeet_udp_receive_dropped_total{listener="datagrams"} 5"#,
+            r#"waymeet_udp_send_refused_total{listener="coap"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         drop(session);
         assert_eq!(metrics.sessions(Listener::Coap), 0);
+        for _ in 0..2 {
+            assert!(
+                metrics.encode().contains(r#"waymeet_udp_receive_dropped_total{listener="datagrams"} 5"#)
+            );
+        }
     }
 }

@@ -275,7 +275,7 @@ impl Node {
             wire.outbox.close(DropReason::Draining);
         }
         let deadline = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < deadline && has_sessions(&shared) {
+        while Instant::now() < deadline && is_occupied(&shared) {
             tokio::time::sleep(DRAIN_STEP).await;
         }
         if let Some(workers) = self.workers.take() {
@@ -302,8 +302,10 @@ fn is_idle(shared: &Shared) -> bool {
         && shared.wire_sessions.lock().values().all(|wire| wire.outbox.is_drained())
 }
 
-fn has_sessions(shared: &Shared) -> bool {
-    Listener::ALL.iter().any(|listener| shared.metrics.sessions(*listener) > 0)
+/// Whether somebody is still to be told that the node stops: sessions, and requests without a session.
+fn is_occupied(shared: &Shared) -> bool {
+    shared.in_flight.load(Ordering::Acquire) > 0
+        || Listener::ALL.iter().any(|listener| shared.metrics.sessions(*listener) > 0)
 }
 
 /// A random id of the form of nats-server's. Nodes that have keys will use their peer id.

@@ -154,6 +154,11 @@ pub(crate) fn local_batch<R>(work: impl FnOnce(&mut Publisher) -> (R, Outcome)) 
     })
 }
 
+/// Whether this thread has outboxes to flush, as soon as the task that runs lets others run.
+pub(crate) fn has_unflushed() -> bool {
+    LOCAL.with_borrow(|local| local.as_ref().is_some_and(|local| !local.flush.is_empty()))
+}
+
 /// Keeps a timer armed that fires sooner than most others are set for. tokio writes to its own poller, a system
 /// call, for each timer that is due before the one it waits for; so a request whose time-out was the only timer
 /// paid for that write: a quarter of what a request over CoAP costs.

@@ -70,6 +70,45 @@ async fn failures_are_said() {
 }
 
 #[tokio::test]
+async fn one_host_does_not_take_all_the_places() {
+    let settings = "subject = 'up'\nmode = 'request'\nmax_in_flight = 2\nmax_in_flight_per_host = 1";
+    let node = node(settings).await;
+    let mut requests = subscribe(&node.handle(), "up");
+    let (one, other) = (client(&node).await, client(&node).await);
+    let elsewhere = UdpSocket::bind("127.0.0.2:0").await.expect("all of 127.0.0.0/8 is loopback");
+    elsewhere.connect(address(&node)).await.unwrap();
+    one.send(b"1").await.unwrap();
+    let item = tokio::time::timeout(SOON, requests.recv()).await.unwrap();
+    let Some(waymeet::Item::Message { delivery, .. }) = item else { panic!("{item:?}") };
+    let refusal = b"-ERR too many: other requests of this address are waiting for their replies";
+    assert_eq!(ask(&other, b"2").await, refusal, "another port is the same host");
+    elsewhere.send(b"3").await.unwrap();
+    assert_eq!(next(&mut requests).await.2, b"3");
+    assert_eq!(node.handle().metrics().drops(DropReason::RateLimited), 1);
+    let answer = waymeet_core::Message::new(delivery.message().reply.unwrap(), b"done");
+    node.handle().publish(Listener::Embedded, &answer).unwrap();
+    assert_eq!(receive(&one).await, b"done");
+    other.send(b"4").await.unwrap();
+    assert_eq!(next(&mut requests).await.2, b"4", "an answered request has given its place back");
+}
+
+#[tokio::test]
+async fn who_still_waits_when_the_node_stops_is_told() {
+    let settings = "subject = 'up'\nmode = 'request'\n[limits]\ndrain_timeout = '1ms'";
+    let node = node(settings).await;
+    let mut requests = subscribe(&node.handle(), "up");
+    let (one, other) = (client(&node).await, client(&node).await);
+    for (socket, request) in [(&one, b"1"), (&other, b"2")] {
+        socket.send(request).await.unwrap();
+        assert_eq!(next(&mut requests).await.2, request);
+    }
+    // Nobody will answer, and the node does not wait for that any longer.
+    node.drain().await;
+    assert_eq!(receive(&one).await, b"-ERR the node is draining");
+    assert_eq!(receive(&other).await, b"-ERR the node is draining");
+}
+
+#[tokio::test]
 async fn a_reply_larger_than_a_datagram_is_said_to_be() {
     let node = node("subject = 'up'\nmode = 'request'").await;
     let mut requests = subscribe(&node.handle(), "up");

@@ -1,12 +1,14 @@
 //! `cargo xtask load`: what a node does when there are very many sessions, or some that stop reading.
 //!
 //! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
-//! `clients`' and the parts are `crowd` and `stall`. Counts and events decide; times are printed, because
+//! `clients`' and the parts are `crowd`, `observers` and `stall`. Counts and events decide; times are printed, because
 //! a machine that does something else meanwhile may be slow without anybody's fault.
 
 mod clients;
 mod crowd;
+mod field;
 mod node;
+mod observers;
 mod pairs;
 mod readers;
 mod stall;
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
+pub use field::run as field;
 use node::Running;
 use verdict::Checks;
 
@@ -26,25 +29,33 @@ pub struct Options {
     parts: Vec<Part>,
     nats_connections: usize,
     sse_readers: usize,
+    coap_endpoints: usize,
 }
 
 /// One part of the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Crowd,
+    Observers,
     Nats,
     Sse,
     Coap,
 }
 
-const PARTS: [(&str, Part); 4] =
-    [("crowd", Part::Crowd), ("nats", Part::Nats), ("sse", Part::Sse), ("coap", Part::Coap)];
+const PARTS: [(&str, Part); 5] = [
+    ("crowd", Part::Crowd),
+    ("observers", Part::Observers),
+    ("nats", Part::Nats),
+    ("sse", Part::Sse),
+    ("coap", Part::Coap),
+];
 
 impl Options {
     /// Reads the words after `load`.
     pub fn parse(words: &[&str]) -> Result<Self> {
         let parts = PARTS.iter().map(|(_, part)| *part).collect();
-        let mut options = Self { parts, nats_connections: 10_000, sse_readers: 1_000 };
+        let mut options =
+            Self { parts, nats_connections: 10_000, sse_readers: 1_000, coap_endpoints: 20_000 };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -52,6 +63,7 @@ impl Options {
                 "--parts" => options.parts = value()?.split(',').map(part).collect::<Result<_>>()?,
                 "--nats" => options.nats_connections = number(value()?)?,
                 "--sse" => options.sse_readers = number(value()?)?,
+                "--observers" => options.coap_endpoints = number(value()?)?,
                 other => bail!("`{other}` is no option of load"),
             }
         }
@@ -63,7 +75,7 @@ fn part(name: &str) -> Result<Part> {
     let found = PARTS.iter().find(|(known, _)| *known == name);
     found
         .map(|(_, part)| *part)
-        .with_context(|| format!("`{name}` is no part; there are crowd, nats, sse, coap"))
+        .with_context(|| format!("`{name}` is no part; there are crowd, observers, nats, sse, coap"))
 }
 
 fn number(text: &str) -> Result<usize> {
@@ -83,6 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
         let node = Running::start(&program(), &folder())?;
         match part {
             Part::Crowd => crowd::run(&node, options.nats_connections, options.sse_readers, &mut checks),
+            Part::Observers => observers::run(&node, options.coap_endpoints, &mut checks),
             Part::Nats => stall::nats(&node, &mut checks),
             Part::Sse => stall::sse(&node, &mut checks),
             Part::Coap => stall::coap(&node, &mut checks),

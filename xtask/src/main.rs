@@ -32,7 +32,7 @@ usage: cargo xtask COMMAND
         --write, --redraw    write tables and charts into docs/, after measuring or without
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…]]
                              the mesh in virtual time: random troubles against a model, or figures at scale
-  load [--parts NAME,…] [--nats N] [--sse N]
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N]
                              very many sessions, and subscribers that stop reading, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
                              fuzz smoke";
@@ -56,6 +56,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["fuzz", rest @ ..] => fuzz::run(&fuzz::Options::parse(rest)?),
         ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
         ["load", rest @ ..] => load::run(&load::Options::parse(rest)?),
+        ["load-field", node, number, count] => load::field(node, number, count),
         ["sim", rest @ ..] => sim::run(&sim::Options::parse(rest)?),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {

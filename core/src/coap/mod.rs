@@ -10,8 +10,10 @@ pub mod codec;
 pub mod content_format;
 mod discovery;
 pub mod option;
+mod retransmission;
 pub mod session;
 
 pub use code::Code;
 pub use codec::{Datagram, ParseError, Token, Type};
+pub use retransmission::{ACK_RANDOM_FACTOR, ACK_TIMEOUT, MAX_RETRANSMIT, Retransmission};
 pub use session::{Limits, Session, Upstream};

@@ -266,6 +266,11 @@ enum Wildcards {
 /// Decides everything about a text. Subjects are checked on the hot path, so ASCII is looked at byte by
 /// byte, and characters are decoded in a second pass only where there are others.
 fn check(text: &str) -> Result<Wildcards, SubjectError> {
+    if is_plain(text.as_bytes()) { Ok(Wildcards::None) } else { check_each_byte(text) }
+}
+
+/// As [`check`], for every text.
+fn check_each_byte(text: &str) -> Result<Wildcards, SubjectError> {
     let bytes = text.as_bytes();
     if bytes.is_empty() {
         return Err(SubjectError::Empty);
@@ -290,6 +295,22 @@ fn check(text: &str) -> Result<Wildcards, SubjectError> {
         return Err(SubjectError::ForbiddenCharacter);
     }
     Ok(tokens.wildcards)
+}
+
+/// No text of this length has more than [`MAX_TOKENS`] tokens.
+const MAX_PLAIN_LEN: usize = 2 * MAX_TOKENS;
+
+/// Whether these are tokens of visible ASCII with nothing like a wildcard in them, which nearly every subject is. The
+/// loops have no way out, so that the compiler lets them look at many bytes at once.
+fn is_plain(bytes: &[u8]) -> bool {
+    let ([first, rest @ ..], [.., last]) = (bytes, bytes) else { return false };
+    if bytes.len() > MAX_PLAIN_LEN || *first == b'.' || *last == b'.' {
+        return false;
+    }
+    let strange = |byte: u8| !byte.is_ascii_graphic() | (byte == b'*') | (byte == b'>');
+    let any_strange = bytes.iter().fold(false, |any, &byte| any | strange(byte));
+    let any_empty = bytes.iter().zip(rest).fold(false, |any, (&a, &b)| any | ((a == b'.') & (b == b'.')));
+    !any_strange && !any_empty
 }
 
 /// The tokens of a text, as far as it was looked at.
@@ -396,6 +417,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_plain_needs_no_closer_look(text in "[a-c.*> ~!\u{7f}\u{e4}]{0,12}", repeat in 1_usize..40) {
+            let text = text.repeat(repeat);
+            if is_plain(text.as_bytes()) {
+                prop_assert!(matches!(check_each_byte(&text), Ok(Wildcards::None)), "{}", text);
+            }
+        }
+
         #[test]
         fn covering_and_overlapping_agree_with_matching(a in filter(), b in filter(), s in subject()) {
             let (a, b, s) = (Filter::new(&a).unwrap(), Filter::new(&b).unwrap(), Subject::new(&s).unwrap());

@@ -6,19 +6,15 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use waymeet_core::Subject;
 use waymeet_core::coap::codec::{self, Encoder};
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::{Code, Datagram, Token, Type};
+use waymeet_core::coap::{Code, Datagram, Retransmission, Token, Type};
 
 use super::server::Server;
-
-/// ACK_TIMEOUT and MAX_RETRANSMIT (RFC 7252, section 4.8).
-const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_RETRANSMIT: u32 = 4;
 
 /// How long a separate response may take after its request was acknowledged.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,18 +101,12 @@ async fn exchange(
     token: Token,
 ) -> Result<(), CoapError> {
     let mut buffer = vec![0; RECEIVE_BYTES];
-    let mut timeout = ACK_TIMEOUT;
-    let mut sent = 0;
+    let random = RandomState::new().build_hasher().finish();
+    let mut retransmission = Retransmission::begin(Instant::now(), random);
+    let mut acknowledged = false;
     loop {
-        if sent <= MAX_RETRANSMIT {
-            socket.send(request).await?;
-            sent += 1;
-        } else {
-            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-        }
-        let deadline = tokio::time::Instant::now() + timeout;
-        timeout *= 2;
-        let mut deadline = std::pin::pin!(tokio::time::sleep_until(deadline));
+        socket.send(request).await?;
+        let mut deadline = std::pin::pin!(tokio::time::sleep_until(retransmission.deadline().into()));
         loop {
             let len = tokio::select! {
                 len = socket.recv(&mut buffer) => len?,
@@ -128,11 +118,14 @@ async fn exchange(
                 Answer::Reset => return Err(CoapError::Reset),
                 Answer::Acknowledged => {
                     // The request has arrived and is not sent again.
-                    sent = MAX_RETRANSMIT + 1;
+                    acknowledged = true;
                     deadline.as_mut().reset(tokio::time::Instant::now() + RESPONSE_TIMEOUT);
                 }
                 Answer::Other => {}
             }
+        }
+        if acknowledged || !retransmission.again(Instant::now()) {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
     }
 }

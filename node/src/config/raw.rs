@@ -83,11 +83,18 @@ pub struct DatagramListener {
     /// Requests of all senders whose replies are still to come; more are refused. Default 1,024.
     #[serde(default = "DatagramListener::default_max_in_flight")]
     pub max_in_flight: usize,
+    /// The same for the senders on one host: an IPv4 address, or an IPv6 network of 64 bits. Default 256.
+    #[serde(default = "DatagramListener::default_max_in_flight_per_host")]
+    pub max_in_flight_per_host: usize,
 }
 
 impl DatagramListener {
     fn default_max_in_flight() -> usize {
         1_024
+    }
+
+    fn default_max_in_flight_per_host() -> usize {
+        256
     }
 }
 

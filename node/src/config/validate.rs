@@ -173,8 +173,11 @@ fn check_raw(config: &Config, problems: &mut Vec<Problem>) {
         check("listeners.lines", index, &limits);
     }
     for (index, datagrams) in config.listeners.datagrams.iter().enumerate() {
-        let limits =
-            [("max_in_flight", datagrams.max_in_flight == 0), ("timeout", datagrams.timeout.is_zero())];
+        let limits = [
+            ("max_in_flight", datagrams.max_in_flight == 0),
+            ("max_in_flight_per_host", datagrams.max_in_flight_per_host == 0),
+            ("timeout", datagrams.timeout.is_zero()),
+        ];
         check("listeners.datagrams", index, &limits);
     }
     for (index, upstream) in config.coap.upstream.iter().enumerate() {

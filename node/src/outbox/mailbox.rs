@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::CountedBy;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
@@ -45,6 +46,7 @@ pub enum Item {
 pub(crate) struct MailboxQueue {
     session: u64,
     listener: Listener,
+    counted_by: CountedBy,
     limits: MailboxLimits,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
@@ -70,10 +72,12 @@ impl MailboxQueue {
     pub(crate) fn new(
         session: u64,
         listener: Listener,
+        counted_by: CountedBy,
         limits: MailboxLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { session, listener, limits, metrics, state: Mutex::default(), waker: AtomicWaker::new() }
+        let (state, waker) = (Mutex::default(), AtomicWaker::new());
+        Self { session, listener, counted_by, limits, metrics, state, waker }
     }
 
     pub(crate) fn session(&self) -> u64 {
@@ -123,8 +127,7 @@ impl MailboxQueue {
         let (tag, delivery) = state.queue.pop_front()?;
         state.bytes -= delivery.memory();
         drop(state);
-        // A CoAP observer has a queue of its own behind this one; its listener counts what it delivers.
-        if self.listener != Listener::Coap {
+        if self.counted_by == CountedBy::Outbox {
             self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
         }
         Some(Item::Message { tag, delivery })
@@ -169,7 +172,7 @@ mod tests {
     fn mailbox(messages: usize, bytes: usize) -> (MailboxQueue, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
         let limits = MailboxLimits { messages, bytes };
-        (MailboxQueue::new(1, Listener::Http, limits, metrics.clone()), metrics)
+        (MailboxQueue::new(1, Listener::Http, CountedBy::Outbox, limits, metrics.clone()), metrics)
     }
 
     fn delivery(payload: &[u8]) -> Arc<Delivery> {

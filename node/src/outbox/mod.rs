@@ -13,10 +13,19 @@ use std::sync::Arc;
 
 pub(crate) use mailbox::MailboxQueue;
 pub use mailbox::{Item, MailboxLimits};
-pub(crate) use replies::Replies;
+pub(crate) use replies::{Asker, Place, Replies, Reply, Slot, Waiting};
 pub(crate) use wire::{Block, Offered, Protocol, Signal, WireOutbox};
 
 use crate::metrics::Listener;
+
+/// Who counts a message that has left its outbox as delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CountedBy {
+    /// The outbox, when it hands the message out: whoever takes it has it.
+    Outbox,
+    /// The listener, which learns only later what became of the message.
+    Listener,
+}
 
 /// Where a subscription's messages go.
 #[derive(Debug, Clone)]

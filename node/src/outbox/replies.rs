@@ -1,96 +1,122 @@
 //! The node's own requests that wait for a reply: those of HTTP, CoAP and the embedded API.
 //!
-//! Owns the table from reply subject to waiting caller, all under one subscription, so that a request
-//! changes neither the trie nor a generation. It must not time anything; whoever waits does.
+//! Owns the table from reply subject to whoever asked, all under one subscription, so that a request
+//! changes neither the trie nor a generation. It must not time anything; whoever asks does.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use waymeet_core::{Subject, SubjectFilter};
 
+use super::CountedBy;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
 /// How many requests of one node may wait at once.
 const MAX_WAITING: usize = 65_536;
 
+/// What every reply subject begins with; the node's random token comes behind it.
+const INBOX: &[u8; 7] = b"_INBOX.";
+/// A random number in hexadecimal.
+const TOKEN_LEN: usize = 16;
+/// The length of what all reply subjects of a node share, with the final dot.
+const PREFIX_LEN: usize = INBOX.len() + TOKEN_LEN + 1;
+
 /// There are as many waiting requests as there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_WAITING} requests are waiting for a reply already")]
 pub(crate) struct TooManyRequests;
 
-/// Who waits, and on behalf of which listener.
-type Waiter = (Listener, oneshot::Sender<Arc<Delivery>>);
+/// Whoever asked.
+pub(crate) trait Asker: fmt::Debug + Send + Sync {
+    /// Takes the reply to one of its requests, on whatever thread it was published. False when nobody waits for it
+    /// any more.
+    fn answer(&self, request: u64, delivery: &Arc<Delivery>) -> bool;
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// On whose behalf.
+    pub(crate) listener: Listener,
+    /// Who counts its reply.
+    pub(crate) counted_by: CountedBy,
+    /// Who is given the reply.
+    pub(crate) asker: Arc<dyn Asker>,
+    /// The asker's number for it.
+    pub(crate) request: u64,
+}
 
 #[derive(Debug)]
 pub(crate) struct Replies {
-    /// `_INBOX.` and a random token, with the final dot.
-    prefix: String,
-    waiting: Mutex<HashMap<u64, Waiter>>,
+    prefix: [u8; PREFIX_LEN],
+    /// By the tokens, which are random: who knows one reply subject cannot guess another one's. Nobody else
+    /// chooses them, so that the hash needs no secret.
+    waiting: Mutex<HashMap<u64, Waiting, foldhash::fast::FixedState>>,
     metrics: Arc<Metrics>,
 }
 
 /// A place in the table; leaving it frees the place.
 #[derive(Debug)]
-pub(crate) struct ReplySlot {
+pub(crate) struct Place {
     replies: Arc<Replies>,
     token: u64,
-    receiver: oneshot::Receiver<Arc<Delivery>>,
-    subject: String,
 }
+
+/// The reply subject of one request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplySubject([u8; PREFIX_LEN + TOKEN_LEN]);
 
 impl Replies {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        let prefix = format!("_INBOX.{:016x}.", rand::random::<u64>());
+        let mut prefix = [b'.'; PREFIX_LEN];
+        prefix[..INBOX.len()].copy_from_slice(INBOX);
+        prefix[INBOX.len()..PREFIX_LEN - 1].copy_from_slice(&hexadecimal(rand::random()));
         Self { prefix, waiting: Mutex::default(), metrics }
     }
 
     /// The filter under which all replies come.
     pub(crate) fn filter(&self) -> SubjectFilter {
-        SubjectFilter::new(&format!("{}*", self.prefix)).expect("a hexadecimal token is a token")
+        let prefix = std::str::from_utf8(&self.prefix).expect("it is ASCII");
+        SubjectFilter::new(&format!("{prefix}*")).expect("a hexadecimal token is a token")
     }
 
-    /// Takes a place for one request. Its token is random: who knows one reply subject cannot guess
-    /// another one's.
-    pub(crate) fn wait(self: &Arc<Self>, listener: Listener) -> Result<ReplySlot, TooManyRequests> {
-        let (sender, receiver) = oneshot::channel();
+    /// Takes a place for one request.
+    pub(crate) fn wait(self: &Arc<Self>, request: Waiting) -> Result<Place, TooManyRequests> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
             return Err(TooManyRequests);
         }
         let token = loop {
-            let token = rand::random::<u64>();
+            let token = rand::random();
             if !waiting.contains_key(&token) {
                 break token;
             }
         };
-        waiting.insert(token, (listener, sender));
+        waiting.insert(token, request);
         drop(waiting);
-        let subject = format!("{}{token:016x}", self.prefix);
-        Ok(ReplySlot { replies: self.clone(), token, receiver, subject })
+        Ok(Place { replies: self.clone(), token })
     }
 
     /// Hands a reply to whoever waits for it. The first reply counts; one that nobody waits for any more
     /// is dropped as `subscriber_gone`.
     pub(crate) fn offer(&self, subject: Subject<'_>, delivery: &Arc<Delivery>) -> bool {
-        let token =
-            subject.as_str().strip_prefix(&self.prefix).and_then(|token| u64::from_str_radix(token, 16).ok());
-        let waiter = token.and_then(|token| self.waiting.lock().remove(&token));
-        let bytes = delivery.message().size() as u64;
-        let Some((listener, sender)) = waiter else {
+        let token = subject.as_str().as_bytes().strip_prefix(&self.prefix).and_then(number);
+        let waiting = token.and_then(|token| self.waiting.lock().remove(&token));
+        let Some(Waiting { listener, counted_by, asker, request }) = waiting else {
             self.metrics.dropped(Listener::Embedded, DropReason::SubscriberGone, 1);
             return false;
         };
-        let taken = sender.send(delivery.clone()).is_ok();
+        let taken = asker.answer(request, delivery);
         if taken {
-            // A reply may be too large for a datagram; its listener counts what became of it.
-            if listener != Listener::Datagrams {
-                self.metrics.delivered(listener, 1, bytes);
+            if counted_by == CountedBy::Outbox {
+                self.metrics.delivered(listener, 1, delivery.message().size() as u64);
             }
         } else {
             self.metrics.dropped(listener, DropReason::SubscriberGone, 1);
@@ -99,27 +125,124 @@ impl Replies {
     }
 }
 
-impl ReplySlot {
+impl Place {
     /// The reply subject of the request.
-    pub(crate) fn subject(&self) -> Subject<'_> {
-        Subject::new(&self.subject).expect("it was built from valid tokens")
+    pub(crate) fn subject(&self) -> ReplySubject {
+        let mut subject = [0; PREFIX_LEN + TOKEN_LEN];
+        subject[..PREFIX_LEN].copy_from_slice(&self.replies.prefix);
+        subject[PREFIX_LEN..].copy_from_slice(&hexadecimal(self.token));
+        ReplySubject(subject)
     }
 }
 
-impl Future for ReplySlot {
-    type Output = Arc<Delivery>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match Pin::new(&mut self.receiver).poll(cx) {
-            Poll::Ready(Ok(delivery)) => Poll::Ready(delivery),
-            // The sender lives in the table until it is used or this slot is dropped.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for ReplySlot {
+impl Drop for Place {
     fn drop(&mut self) {
         self.replies.waiting.lock().remove(&self.token);
+    }
+}
+
+impl ReplySubject {
+    pub(crate) fn as_subject(&self) -> Subject<'_> {
+        let text = std::str::from_utf8(&self.0).expect("it is ASCII");
+        Subject::new(text).expect("it was built from valid tokens")
+    }
+}
+
+/// Sixteen digits.
+fn hexadecimal(number: u64) -> [u8; TOKEN_LEN] {
+    let mut digits = [0; TOKEN_LEN];
+    for (position, digit) in digits.iter_mut().enumerate() {
+        let nibble = (number >> (60 - 4 * position)) & 15;
+        *digit = b"0123456789abcdef"[nibble as usize];
+    }
+    digits
+}
+
+/// The way back from [`hexadecimal`]; `None` for whatever it would not have written.
+fn number(digits: &[u8]) -> Option<u64> {
+    let digits: &[u8; TOKEN_LEN] = digits.try_into().ok()?;
+    digits.iter().try_fold(0, |number, digit| {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(nibble))
+    })
+}
+
+/// One reply that a task waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    reply: Mutex<Option<Arc<Delivery>>>,
+    waker: AtomicWaker,
+}
+
+/// Completes with the reply.
+pub(crate) struct Reply<'a>(pub(crate) &'a Slot);
+
+impl Asker for Slot {
+    fn answer(&self, _: u64, delivery: &Arc<Delivery>) -> bool {
+        *self.reply.lock() = Some(delivery.clone());
+        self.waker.wake();
+        true
+    }
+}
+
+impl Future for Reply<'_> {
+    type Output = Arc<Delivery>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self(slot) = *self;
+        if let Some(reply) = slot.reply.lock().take() {
+            return Poll::Ready(reply);
+        }
+        slot.waker.register(cx.waker());
+        // It may have come between the look and the registration.
+        slot.reply.lock().take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waymeet_core::Message;
+
+    #[test]
+    fn a_token_is_read_as_it_was_written() {
+        for token in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX, rand::random()] {
+            assert_eq!(number(&hexadecimal(token)), Some(token));
+            assert_eq!(hexadecimal(token), format!("{token:016x}").as_bytes());
+        }
+        for text in [&b"0123456789abcde"[..], b"0123456789abcdef0", b"0123456789abcdeF", b"+123456789abcdef"]
+        {
+            assert_eq!(number(text), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_reply_reaches_whoever_asked_and_no_other_does() {
+        let metrics = Arc::new(Metrics::new());
+        let replies = Arc::new(Replies::new(metrics.clone()));
+        let slot = Arc::new(Slot::default());
+        let wait = || {
+            let (listener, counted_by) = (Listener::Http, CountedBy::Outbox);
+            replies.wait(Waiting { listener, counted_by, asker: slot.clone(), request: 0 }).unwrap()
+        };
+        let place = wait();
+        let subject = place.subject();
+        assert!(replies.filter().as_filter().matches(subject.as_subject()));
+        let delivery = Arc::new(Delivery::new(&Message::new(subject.as_subject(), b"yes")));
+        let stranger = Subject::new("_INBOX.0.0").unwrap();
+        assert!(!replies.offer(stranger, &delivery));
+        assert!(replies.offer(subject.as_subject(), &delivery));
+        assert!(!replies.offer(subject.as_subject(), &delivery), "the second one");
+        assert_eq!(Reply(&slot).await.payload(), b"yes");
+        let place = wait();
+        let subject = place.subject();
+        drop(place);
+        assert!(!replies.offer(subject.as_subject(), &delivery), "nobody waits any more");
+        assert_eq!(metrics.drops(DropReason::SubscriberGone), 3);
+        assert_eq!(metrics.traffic(Listener::Http).1, 1);
     }
 }

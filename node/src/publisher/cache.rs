@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::config::Limits;
     use crate::metrics::{Listener, Metrics};
-    use crate::outbox::{MailboxLimits, MailboxQueue, Outbox};
+    use crate::outbox::{CountedBy, MailboxLimits, MailboxQueue, Outbox};
     use crate::subscription::Subscription;
     use waymeet_core::SubjectFilter;
 
@@ -132,7 +132,8 @@ mod tests {
         let exchange = Exchange::new(metrics.clone(), Limits::default());
         let limits = MailboxLimits { messages: 1, bytes: 1 };
         let subscribe = |session, filter, queue| {
-            let mailbox = MailboxQueue::new(session, Listener::Embedded, limits, metrics.clone());
+            let mailbox =
+                MailboxQueue::new(session, Listener::Embedded, CountedBy::Outbox, limits, metrics.clone());
             let filter = SubjectFilter::new(filter).unwrap();
             exchange.subscribe(&Arc::new(Subscription::new(filter, queue, Outbox::Mailbox(mailbox.into()))));
         };

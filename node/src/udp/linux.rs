@@ -18,12 +18,11 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
-use socket2::Domain;
-use tokio::net::UdpSocket;
+use socket2::{Domain, Socket as RawSocket};
 
 use super::{BATCH, MAX_DATAGRAM, Unreachable, Way, canonical, of_family};
 
@@ -71,38 +70,45 @@ impl Batch {
     }
 }
 
-/// Asks for the error queue, and for the address that a datagram was sent to where the socket has several.
-pub(super) fn prepare(socket: &std::net::UdpSocket, local: SocketAddr) -> io::Result<()> {
+/// Asks for the error queue, and for the address that a datagram was sent to where the socket has several; and lets
+/// datagrams be fragmented.
+///
+/// Without that, a datagram that is longer than the path takes would be lost, because nobody above sends it again in
+/// smaller pieces: IPv4's routers may fragment it then (RFC 8085, section 3.2, would rather have applications send
+/// less; a program that sends datagrams of 60,000 bytes has decided otherwise). IPv6 fragments at the sender, as far
+/// as it knows the path, by itself.
+pub(super) fn prepare(socket: &RawSocket, local: SocketAddr) -> io::Result<()> {
     let fd = socket.as_raw_fd();
     let several = local.ip().is_unspecified();
     match local {
         SocketAddr::V4(_) => {
-            set(fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
+            set(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
+            set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
             if several {
-                set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             }
         }
         SocketAddr::V6(_) => {
-            set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
             if several {
-                set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?;
-                // A socket for both families reports errors of either under its own option.
-                set(fd, libc::IPPROTO_IP, libc::IP_RECVERR)?;
+                set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+                // A socket for both families has the options of both.
+                set(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
             }
         }
     }
     Ok(())
 }
 
-fn set(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: A, B: the value is a local integer and the length is its own.
+fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: A, B: the value is an integer of this function and the length is its own.
     let outcome = unsafe {
         libc::setsockopt(
             fd,
             level,
             name,
-            ptr::from_ref(&on).cast(),
+            ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -193,6 +199,27 @@ pub(super) fn send<'a>(
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Which of the numbers of SO_MEMINFO counts the datagrams that found the buffer full (linux/sock_diag.h). It is the
+/// last one.
+const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+
+/// How many datagrams the kernel has dropped for this socket, modulo 2^32; 0 where it does not say.
+pub(super) fn receive_drops(socket: &UdpSocket) -> u32 {
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: A, B, C: both the numbers and their length are local. An older kernel writes fewer numbers, or none.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            ptr::from_mut(&mut len),
+        )
+    };
+    if outcome == 0 { numbers[DROPS] } else { 0 }
 }
 
 /// Reads one message of the error queue. What is not about a port that nobody listens on is passed over: it may

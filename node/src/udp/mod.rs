@@ -3,19 +3,22 @@
 //! Owns a UDP socket's options and the way of datagrams through the kernel. It must not know what they say.
 //! Where the operating system has no batches they go one by one; nobody above notices.
 
+mod linger;
 #[cfg(target_os = "linux")]
 mod linux;
+mod poll;
 #[cfg(any(not(target_os = "linux"), test))]
 mod portable;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 #[cfg(target_os = "linux")]
 use linux as driver;
@@ -23,6 +26,7 @@ use linux as driver;
 use portable as driver;
 
 pub use driver::Batch;
+pub(crate) use linger::Linger;
 
 /// How many datagrams are read or sent with one system call.
 pub const BATCH: usize = 64;
@@ -32,6 +36,9 @@ const MAX_DATAGRAM: usize = 65_535;
 
 /// What the kernel is asked to hold while a batch is worked on; it may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How many errors of earlier datagrams are passed over before one is taken to be about the datagram at hand.
+const OTHERS_ERRORS: usize = 3;
 
 /// A way between here and there: who is at the other end, and which of our addresses it knows us by.
 ///
@@ -55,7 +62,9 @@ pub struct Unreachable {
 /// A UDP socket, bound, in the hands of the runtime.
 #[derive(Debug)]
 pub struct Socket {
-    inner: UdpSocket,
+    /// Polled for what comes in only. A socket that is polled for room as well wakes its poller for each datagram
+    /// that has left, and there is nearly always room.
+    inner: Arc<AsyncFd<UdpSocket>>,
     domain: Domain,
 }
 
@@ -63,7 +72,7 @@ pub struct Socket {
 ///
 /// # Errors
 /// As the operating system reports them.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
@@ -72,19 +81,21 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     socket.set_nonblocking(true)?;
+    // Before it is bound, because the kernel notes the address that a datagram was sent to when it arrives.
+    driver::prepare(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 impl Socket {
-    /// Takes over a bound socket.
+    /// Takes over a socket of [`bind`].
     ///
     /// # Errors
-    /// When the runtime cannot poll it or the operating system refuses an option.
-    pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
-        let local = socket.local_addr()?;
-        driver::prepare(&socket, local)?;
-        Ok(Self { inner: UdpSocket::from_std(socket)?, domain: Domain::for_address(local) })
+    /// When the runtime cannot poll it.
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+        let domain = Domain::for_address(socket.local_addr()?);
+        let inner = poll::register(socket, Interest::READABLE | Interest::ERROR)?;
+        Ok(Self { inner: Arc::new(inner), domain })
     }
 
     /// The address that it is bound to.
@@ -92,7 +103,7 @@ impl Socket {
     /// # Errors
     /// As the operating system reports them.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+        self.inner.get_ref().local_addr()
     }
 
     /// Waits until there is something to read, be it a datagram or an error.
@@ -112,8 +123,8 @@ impl Socket {
         // Here and not in the driver, which is not asked where the runtime knows that there is nothing.
         batch.clear();
         let mut received = 0;
-        let outcome = self.inner.try_io(Interest::READABLE, || {
-            received = driver::receive(&self.inner, batch)?;
+        let outcome = self.inner.try_io(Interest::READABLE, |socket| {
+            received = driver::receive(socket, batch)?;
             // A short read has emptied the socket: what comes later is a new event.
             if received < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
@@ -123,38 +134,70 @@ impl Socket {
         }
     }
 
+    /// Lets others run, and reads what they have sent meanwhile. For a runtime that has nothing else to do: it
+    /// stands still for as long as the kernel lets others run.
+    ///
+    /// # Errors
+    /// As [`Socket::receive`].
+    pub fn linger(&self, batch: &mut Batch) -> io::Result<usize> {
+        std::thread::yield_now();
+        match driver::receive(self.inner.get_ref(), batch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+
     /// Sends datagrams in order, up to a batch. Returns how many were taken, at least one; waiting for room
     /// where there is none.
     ///
     /// # Errors
-    /// The first datagram cannot be sent, or an earlier one could not be delivered ([`Socket::take_unreachable`]
-    /// tells which). Nothing was sent, and the first one may be tried again.
+    /// The first datagram cannot be sent, and nothing was.
     pub async fn send<'a>(
         &self,
         datagrams: impl Iterator<Item = (Way, &'a [u8])> + Clone,
     ) -> io::Result<usize> {
+        let mut errors = 0;
         loop {
-            let domain = self.domain;
-            let datagrams = datagrams.clone();
-            let sent = self
-                .inner
-                .try_io(Interest::WRITABLE, || driver::send(&self.inner, domain, datagrams.take(BATCH)));
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.inner.writable().await?,
+            match driver::send(self.inner.get_ref(), self.domain, datagrams.clone().take(BATCH)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
+                // What the network says of an earlier datagram is reported to whatever call comes next, once;
+                // `take_unreachable` tells whom it is about.
+                Err(_) if errors < OTHERS_ERRORS => errors += 1,
                 other => return other,
             }
         }
     }
 
-    /// The next peer of which the network said that nobody is there.
+    /// A question that can be asked for as long as the socket lives, and then gets `None`: how many datagrams that
+    /// had arrived has the kernel dropped since it was asked last, because nobody had read those before?
+    pub fn drops(&self) -> impl FnMut() -> Option<u64> + Send + 'static {
+        let socket = Arc::downgrade(&self.inner);
+        let mut last = 0;
+        move || {
+            let now = driver::receive_drops(socket.upgrade()?.get_ref());
+            // The kernel's counter has 32 bits.
+            let new = now.wrapping_sub(std::mem::replace(&mut last, now));
+            Some(u64::from(new))
+        }
+    }
+
+    /// The next peer of which the network said that nobody is there. One that the runtime has not heard of yet is
+    /// found when it has.
     pub fn take_unreachable(&self) -> Option<Unreachable> {
         let mut taken = None;
         // Readiness for errors is given back when the queue is empty; nobody waits for the outcome.
-        let _ = self.inner.try_io(Interest::ERROR, || {
-            taken = driver::take_unreachable(&self.inner);
+        let _ = self.inner.try_io(Interest::ERROR, |socket| {
+            taken = driver::take_unreachable(socket);
             if taken.is_none() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        taken.or_else(|| driver::take_unreachable(&self.inner))
+        taken
+    }
+
+    /// Waits until the kernel takes another datagram. The kernel polls a descriptor once, so that this needs another
+    /// one for the socket.
+    async fn room(&self) -> io::Result<()> {
+        let another = poll::register(self.inner.get_ref().try_clone()?, Interest::WRITABLE)?;
+        another.writable().await.map(drop)
     }
 }
 

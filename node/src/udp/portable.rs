@@ -1,13 +1,12 @@
 //! One datagram with each system call, for operating systems without batches.
 //!
-//! Owns the same interface as `linux`. The kernel chooses the address that an answer leaves from, and nothing is
-//! known of datagrams that did not arrive.
+//! Owns the same interface as `linux`. The kernel chooses the address that an answer leaves from and whether
+//! it may be fragmented, and nothing is known of datagrams that did not arrive or that nobody read.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
-use socket2::Domain;
-use tokio::net::UdpSocket;
+use socket2::{Domain, Socket as RawSocket};
 
 use super::{BATCH, MAX_DATAGRAM, Unreachable, Way, of_family};
 
@@ -42,14 +41,14 @@ impl Batch {
     }
 }
 
-pub(super) fn prepare(_: &std::net::UdpSocket, _: SocketAddr) -> io::Result<()> {
+pub(super) fn prepare(_: &RawSocket, _: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
 pub(super) fn receive(socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
     batch.clear();
     while batch.index.len() < BATCH {
-        match socket.try_recv_from(&mut batch.buffer) {
+        match socket.recv_from(&mut batch.buffer) {
             Ok((len, peer)) => {
                 batch.bytes.extend_from_slice(&batch.buffer[..len]);
                 batch.index.push((Way::to(peer), batch.bytes.len()));
@@ -69,13 +68,17 @@ pub(super) fn send<'a>(
 ) -> io::Result<usize> {
     let mut sent = 0;
     for (way, datagram) in datagrams {
-        match socket.try_send_to(datagram, of_family(way.peer, domain)) {
+        match socket.send_to(datagram, of_family(way.peer, domain)) {
             Ok(_) => sent += 1,
             Err(error) if sent == 0 => return Err(error),
             Err(_) => break,
         }
     }
     Ok(sent)
+}
+
+pub(super) fn receive_drops(_: &UdpSocket) -> u32 {
+    0
 }
 
 pub(super) fn take_unreachable(_: &UdpSocket) -> Option<Unreachable> {

@@ -41,6 +41,8 @@ pub enum Scheme {
     Mqtt,
     Http,
     Coap,
+    /// None: datagrams that happen to be CoAP's, passed on as they are.
+    Datagrams,
 }
 
 /// How one sees that a server is ready.
@@ -75,7 +77,7 @@ impl Contestant {
     pub fn schemes(self) -> &'static [Scheme] {
         match self {
             Self::Node => &[Scheme::Nats, Scheme::Http, Scheme::Coap],
-            Self::EchoService => &[Scheme::Http, Scheme::Coap],
+            Self::EchoService => &[Scheme::Http, Scheme::Coap, Scheme::Datagrams],
             Self::NatsServer => &[Scheme::Nats],
             Self::Redis => &[Scheme::Redis],
             Self::Mosquitto => &[Scheme::Mqtt],
@@ -159,8 +161,8 @@ impl Contestant {
                 node
             }
             Self::EchoService => {
-                let [http, coap] = addresses else { bail!("the service has two addresses") };
-                words(format!("--http {http} --coap {coap}"))
+                let [http, coap, raw] = addresses else { bail!("the service has three addresses") };
+                words(format!("--http {http} --coap {coap} --datagrams {raw}"))
             }
             Self::NatsServer => words(format!("--addr {ip} --port {port}")),
             Self::Redis => {
@@ -207,12 +209,12 @@ impl Scheme {
             Self::Redis => "redis",
             Self::Mqtt => "mqtt",
             Self::Http => "http",
-            Self::Coap => "coap",
+            Self::Coap | Self::Datagrams => "coap",
         }
     }
 
     pub fn is_udp(self) -> bool {
-        self == Self::Coap
+        matches!(self, Self::Coap | Self::Datagrams)
     }
 }
 

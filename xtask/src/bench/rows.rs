@@ -110,15 +110,26 @@ const fn http(
     Row { name, title, work, ours: *ours, peers, goal, latency: None, cpu_witness: false }
 }
 
+/// What CoAP is to reach where both servers answer out of themselves.
+const COAP_GOAL: Option<Goal> = Some(Goal { floor: 2.0, aim: 2.5 });
+
 const fn coap(
     name: &'static str,
     title: &'static str,
     ours: Contestant,
     case: &'static [&'static str],
+    goal: Option<Goal>,
 ) -> Row {
-    let (work, goal) = (Work::Generator(&[Scheme::Coap], case), Some(Goal { floor: 2.0, aim: 2.5 }));
+    let work = Work::Generator(&[Scheme::Coap], case);
     let latency = Some(Latency::P99);
     Row { name, title, work, ours, peers: &[Libcoap, BareUdp], goal, latency, cpu_witness: false }
+}
+
+/// A raw listener and the service behind it. What it is to reach nobody has said.
+const fn datagrams(name: &'static str, title: &'static str, case: &'static [&'static str]) -> Row {
+    let work = Work::Generator(&[Scheme::Datagrams], case);
+    let peers = &[BareUdp];
+    Row { name, title, work, ours: EchoService, peers, goal: None, latency: None, cpu_witness: false }
 }
 
 /// Without a peer: nobody else crosses.
@@ -222,27 +233,62 @@ pub const ROWS: &[Row] = &[
         "coap-post-con",
         "CoAP POST, CON, against libcoap",
         Node,
-        &coap_case("post", "con", "/pub/bench.coap"),
+        &coap_case("post", "con", "/pub/bench.coap", MANY),
+        COAP_GOAL,
     ),
     coap(
         "coap-post-non",
         "CoAP POST, NON, against libcoap",
         Node,
-        &coap_case("post", "non", "/pub/bench.coap"),
+        &coap_case("post", "non", "/pub/bench.coap", MANY),
+        COAP_GOAL,
     ),
-    coap("coap-get-con", "CoAP GET, CON, against libcoap", Node, &coap_case("get", "con", "/healthz")),
-    coap("coap-get-non", "CoAP GET, NON, against libcoap", Node, &coap_case("get", "non", "/healthz")),
+    coap(
+        "coap-get-con",
+        "CoAP GET, CON, against libcoap",
+        Node,
+        &coap_case("get", "con", "/healthz", MANY),
+        COAP_GOAL,
+    ),
+    coap(
+        "coap-get-non",
+        "CoAP GET, NON, against libcoap",
+        Node,
+        &coap_case("get", "non", "/healthz", MANY),
+        COAP_GOAL,
+    ),
+    coap(
+        "coap-get-con-16",
+        "CoAP GET, CON, 16 endpoints",
+        Node,
+        &coap_case("get", "con", "/healthz", "16"),
+        None,
+    ),
+    coap(
+        "coap-get-con-1",
+        "CoAP GET, CON, 1 endpoint",
+        Node,
+        &coap_case("get", "con", "/healthz", "1"),
+        None,
+    ),
     coap(
         "coap-req-con",
         "CoAP GET of a service, CON, libcoap",
         EchoService,
-        &coap_case("get", "con", "/req/bench.echo"),
+        &coap_case("get", "con", "/req/bench.echo", MANY),
+        None,
     ),
     coap(
         "coap-req-non",
         "CoAP GET of a service, NON, libcoap",
         EchoService,
-        &coap_case("get", "non", "/req/bench.echo"),
+        &coap_case("get", "non", "/req/bench.echo", MANY),
+        None,
+    ),
+    datagrams(
+        "raw-datagrams",
+        "raw datagrams to a service, UDP echo",
+        &coap_case("get", "non", "/req/bench.echo", MANY),
     ),
     crossing(
         "cross-coap-nats",
@@ -270,9 +316,17 @@ pub const ROWS: &[Row] = &[
     ),
 ];
 
-/// Sixteen endpoints with one request each under way.
-const fn coap_case(method: &'static str, kind: &'static str, path: &'static str) -> [&'static str; 11] {
-    ["coap", "--method", method, "--type", kind, "--path", path, "--endpoints", "16", "--depth", "1"]
+/// As many endpoints as HTTP has connections.
+const MANY: &str = "64";
+
+/// Endpoints with one request each under way.
+const fn coap_case(
+    method: &'static str,
+    kind: &'static str,
+    path: &'static str,
+    endpoints: &'static str,
+) -> [&'static str; 11] {
+    ["coap", "--method", method, "--type", kind, "--path", path, "--endpoints", endpoints, "--depth", "1"]
 }
 
 /// The row that `--rows` names.
@@ -354,7 +408,7 @@ mod tests {
     fn rows_have_names_of_their_own_and_goals_that_make_sense() {
         for (index, row) in ROWS.iter().enumerate() {
             assert!(ROWS[..index].iter().all(|other| other.name != row.name), "{}", row.name);
-            assert_eq!(row.goal.is_some(), !row.peers.is_empty(), "{}", row.name);
+            assert!(row.goal.is_none() || !row.peers.is_empty(), "{}", row.name);
             assert!(row.goal.is_none_or(|goal| goal.floor <= goal.aim), "{}", row.name);
         }
         assert!(row("no").unwrap_err().to_string().contains("pub-16"));

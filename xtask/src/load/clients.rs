@@ -4,13 +4,16 @@
 //! of good clients.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 /// How long an answer may take before the run fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a CoAP request waits for its answer before it is sent again (RFC 7252, section 4.8: ACK_TIMEOUT).
+const SEND_AGAIN: Duration = Duration::from_secs(2);
 
 const CONNECT: &str =
     "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"load\",\"version\":\"1\"}\r\n";
@@ -77,7 +80,10 @@ const ACKNOWLEDGEMENT: u8 = 0x60;
 const GAP_OPTION: u32 = 65_020;
 
 /// A CoAP client with one Confirmable observation.
-pub struct Observer(UdpSocket);
+pub struct Observer {
+    socket: UdpSocket,
+    request: Vec<u8>,
+}
 
 /// A notification.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,11 +95,18 @@ pub struct Notification {
 }
 
 impl Observer {
-    /// Registers for a subject of one token (RFC 7641, section 3.1).
-    pub fn register(address: SocketAddr, subject: &str) -> Result<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+    /// Registers for a subject of one token.
+    pub fn register(node: SocketAddr, subject: &str) -> Result<Self> {
+        let observer = Self::begin(node, Ipv4Addr::LOCALHOST.into(), subject)?;
+        observer.registered()?;
+        Ok(observer)
+    }
+
+    /// Asks for an observation (RFC 7641, section 3.1); [`Observer::registered`] tells when it has begun.
+    pub fn begin(node: SocketAddr, from: IpAddr, subject: &str) -> Result<Self> {
+        let socket = UdpSocket::bind((from, 0))?;
+        socket.connect(node)?;
+        socket.set_read_timeout(Some(SEND_AGAIN))?;
         let mut request = vec![0x41, 0x01, 0x00, 0x01, TOKEN];
         // Observe (6) with the value 0, which has no bytes; then Uri-Path (11) twice.
         request.extend_from_slice(b"\x60\x53sub");
@@ -102,22 +115,38 @@ impl Observer {
         request.push(length.context("the subject is too long")?);
         request.extend_from_slice(subject.as_bytes());
         socket.send(&request)?;
+        Ok(Self { socket, request })
+    }
+
+    /// Waits for the answer; a request that was lost is sent again.
+    pub fn registered(&self) -> Result<()> {
         let mut answer = [0; 64];
-        let length = socket.recv(&mut answer)?;
+        let begun = Instant::now();
+        let length = loop {
+            match self.socket.recv(&mut answer) {
+                Err(error) if is_late(&error) && begun.elapsed() < PATIENCE => {
+                    self.socket.send(&self.request)?;
+                }
+                received => break received?,
+            }
+        };
+        self.socket.set_read_timeout(Some(PATIENCE))?;
         if length < 5 || answer[0] != 0x61 || answer[1] != 0x45 {
             bail!("the registration was answered by {:02x?}", &answer[..length]);
         }
-        Ok(Self(socket))
+        Ok(())
+    }
+
+    pub fn socket(&self) -> &UdpSocket {
+        &self.socket
     }
 
     /// The next notification, if one comes in time.
     pub fn receive(&self) -> Result<Option<Notification>> {
         let mut datagram = [0; 2_048];
-        let length = match self.0.recv(&mut datagram) {
+        let length = match self.socket.recv(&mut datagram) {
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(None);
-            }
+            Err(error) if is_late(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         match parse_notification(&datagram[..length]) {
@@ -128,13 +157,17 @@ impl Observer {
 
     pub fn acknowledge(&self, notification: &Notification) -> Result<()> {
         let [high, low] = notification.message_id;
-        self.0.send(&[ACKNOWLEDGEMENT, 0, high, low])?;
+        self.socket.send(&[ACKNOWLEDGEMENT, 0, high, low])?;
         Ok(())
     }
 
     pub fn set_patience(&self, patience: Duration) -> Result<()> {
-        Ok(self.0.set_read_timeout(Some(patience))?)
+        Ok(self.socket.set_read_timeout(Some(patience))?)
     }
+}
+
+fn is_late(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Reads what RFC 7252, section 3 puts into a datagram, as far as it is needed here.

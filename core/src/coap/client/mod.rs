@@ -23,7 +23,7 @@ use self::observation::Observation;
 use self::transmission::Transmission;
 use super::codec::{self, Datagram, ParseError, Type};
 use super::session::Outgoing;
-use super::{Code, Token};
+use super::{Code, Retransmission, Token};
 
 pub use self::exchange::{Failure, Request, Response};
 
@@ -230,9 +230,8 @@ impl Client {
         let mut silent = Vec::new();
         for transmission in &mut self.unacknowledged {
             if transmission.deadline() <= now {
-                if transmission.retransmit(now) {
-                    let datagram = transmission.datagram();
-                    self.out.push(transmission.port, |out| out.extend_from_slice(datagram));
+                if transmission.retransmission.again(now) {
+                    self.out.push(transmission.port, |out| out.extend_from_slice(&transmission.datagram));
                 } else {
                     silent.push(transmission.exchange);
                 }
@@ -427,8 +426,14 @@ impl Client {
             let mut datagram = Vec::new();
             exchange.encode(&mut datagram, message_id);
             self.out.push(port, |out| out.extend_from_slice(&datagram));
-            let random = self.random.next();
-            self.unacknowledged.push(Transmission::new(now, id, port, message_id, datagram, random));
+            let retransmission = Retransmission::begin(now, self.random.next());
+            self.unacknowledged.push(Transmission {
+                exchange: id,
+                port,
+                message_id,
+                datagram,
+                retransmission,
+            });
             if let Some(exchange) = self.exchanges.get(&id)
                 && let Purpose::Register(observation) = exchange.purpose
                 && let Some(observation) = self.observations.get_mut(&observation)

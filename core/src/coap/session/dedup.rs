@@ -37,13 +37,21 @@ pub(super) enum Seen<'a> {
 /// What one endpoint has sent lately, in the order in which it arrived.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// The numbers of the entries, found by their keys.
-    index: HashTable<u32>,
+    /// Finds the entries by their keys.
+    index: HashTable<Indexed>,
     entries: VecDeque<Entry>,
     /// The number of the first entry; the others count on from it, and wrap around.
     first: u32,
     /// The bytes of the replies that are too long to be kept in their entries.
     bytes: usize,
+}
+
+/// An entry by its number. With its hash, so that an index that grows does not have to read thousands of entries
+/// while messages wait.
+#[derive(Debug, Clone, Copy)]
+struct Indexed {
+    hash: u32,
+    number: u32,
 }
 
 #[derive(Debug)]
@@ -152,38 +160,33 @@ fn weight(entries: usize, bytes: usize) -> usize {
 
 impl Memory {
     fn position(&self, seed: &Seed, key: Key) -> Option<usize> {
-        let hash = seed.hash_one(key);
+        let hash = hash_of(seed, key);
         let (entries, first) = (&self.entries, self.first);
-        let place = |number: u32| number.wrapping_sub(first) as usize;
-        let number = self
-            .index
-            .find(hash, |&number| entries.get(place(number)).is_some_and(|entry| entry.key == key))?;
-        Some(place(*number))
+        let found = self.index.find(spread(hash), |other| other.is(hash, key, entries, first))?;
+        Some(found.place(first))
     }
 
     /// Where the entry of a message is; `None` when there was none, which is added. One with the same key that has
     /// expired is found no more.
     fn find_or_remember(&mut self, seed: &Seed, key: Key, now: Instant, expires: Instant) -> Option<usize> {
         let Self { index, entries, first, .. } = self;
-        let number = first.wrapping_add(entries.len() as u32);
-        let key_of = |entries: &VecDeque<Entry>, number: &u32| {
-            entries.get(number.wrapping_sub(*first) as usize).map(|entry| entry.key)
-        };
+        let hash = hash_of(seed, key);
+        let new = Indexed { hash, number: first.wrapping_add(entries.len() as u32) };
         let slot = index.entry(
-            seed.hash_one(key),
-            |other| key_of(entries, other) == Some(key),
-            |other| key_of(entries, other).map_or(0, |key| seed.hash_one(key)),
+            spread(hash),
+            |other| other.is(hash, key, entries, *first),
+            |other| spread(other.hash),
         );
         match slot {
             Slot::Occupied(mut occupied) => {
-                let at = occupied.get().wrapping_sub(*first) as usize;
+                let at = occupied.get().place(*first);
                 if entries.get(at).is_some_and(|entry| entry.expires > now) {
                     return Some(at);
                 }
-                *occupied.get_mut() = number;
+                *occupied.get_mut() = new;
             }
             Slot::Vacant(vacant) => {
-                vacant.insert(number);
+                vacant.insert(new);
             }
         }
         entries.push_back(Entry { key, expires, reply: Reply::NONE });
@@ -195,11 +198,33 @@ impl Memory {
         self.bytes -= entry.reply.heap();
         // The key may have come again after this entry had expired; then the index names the newer entry.
         let first = self.first;
-        if let Ok(found) = self.index.find_entry(seed.hash_one(entry.key), |&number| number == first) {
+        let hash = spread(hash_of(seed, entry.key));
+        if let Ok(found) = self.index.find_entry(hash, |other| other.number == first) {
             found.remove();
         }
         self.first = first.wrapping_add(1);
     }
+}
+
+impl Indexed {
+    /// Where the entry is.
+    fn place(self, first: u32) -> usize {
+        self.number.wrapping_sub(first) as usize
+    }
+
+    /// Whether the entry has this key.
+    fn is(self, hash: u32, key: Key, entries: &VecDeque<Entry>, first: u32) -> bool {
+        self.hash == hash && entries.get(self.place(first)).is_some_and(|entry| entry.key == key)
+    }
+}
+
+fn hash_of(seed: &Seed, key: Key) -> u32 {
+    seed.hash_one(key) as u32
+}
+
+/// The table looks at both ends of a hash.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl Reply {

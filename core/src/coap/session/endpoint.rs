@@ -4,12 +4,11 @@
 //! what a lost message means; the session does.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::dedup::Memory;
-use super::limits::{ACK_RANDOM_FACTOR, ACK_TIMEOUT, MAX_RETRANSMIT};
 use super::upstream::ObservationId;
-use crate::coap::Code;
+use crate::coap::{Code, Retransmission};
 
 /// A message that waits until it may be sent. Its message id is written over the placeholder then.
 #[derive(Debug)]
@@ -42,36 +41,7 @@ pub(super) struct InFlight {
     pub(super) message_id: u16,
     pub(super) observation: Option<ObservationId>,
     pub(super) datagram: Vec<u8>,
-    pub(super) deadline: Instant,
-    timeout: Duration,
-    retransmissions: u32,
-}
-
-impl InFlight {
-    /// `random` picks the first timeout between ACK_TIMEOUT and that times ACK_RANDOM_FACTOR.
-    pub(super) fn new(
-        now: Instant,
-        message_id: u16,
-        observation: Option<ObservationId>,
-        datagram: Vec<u8>,
-        random: u64,
-    ) -> Self {
-        let spread = u64::from(ACK_RANDOM_FACTOR - 1_000) + 1;
-        let factor = 1_000 + u32::try_from(random % spread).unwrap_or(0);
-        let timeout = ACK_TIMEOUT * factor / 1_000;
-        Self { message_id, observation, datagram, deadline: now + timeout, timeout, retransmissions: 0 }
-    }
-
-    /// Counts a retransmission and doubles the timeout; `false` when there have been enough.
-    pub(super) fn retransmit(&mut self, now: Instant) -> bool {
-        if self.retransmissions == MAX_RETRANSMIT {
-            return false;
-        }
-        self.retransmissions += 1;
-        self.timeout *= 2;
-        self.deadline = now + self.timeout;
-        true
-    }
+    pub(super) retransmission: Retransmission,
 }
 
 /// How far into the queue a notification is looked for that may go before those in front of it, so that a
@@ -87,6 +57,8 @@ pub(super) struct Endpoint {
     next_message_id: u16,
     /// When the last message came or went.
     pub(super) last_message: Instant,
+    /// When the last message came.
+    pub(super) last_heard: Instant,
     /// Whether it is known to be where it says it is (RFC 9175, section 2.3): nothing that is larger than three
     /// times what it has sent goes to it before.
     pub(super) proved: bool,
@@ -96,7 +68,7 @@ pub(super) struct Endpoint {
     /// a response belongs to what its client began, and the client's own NSTART holds it back. So it does not
     /// wait behind a notification, which may be retransmitted for MAX_TRANSMIT_WAIT.
     pub(super) responding: Option<InFlight>,
-    /// The notification that does: at most NSTART, which is 1, at a time (RFC 7641, section 4.5.1).
+    /// The notification that does, or a ping: at most NSTART, which is 1, at a time (RFC 7641, section 4.5.1).
     pub(super) notifying: Option<InFlight>,
     /// Separate responses; they go before notifications, because somebody waits for each of them.
     pub(super) responses: VecDeque<Outbound>,
@@ -117,6 +89,7 @@ impl Endpoint {
         Self {
             next_message_id: first_message_id,
             last_message: now,
+            last_heard: now,
             proved: false,
             memory: Memory::default(),
             responding: None,
@@ -210,24 +183,6 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retransmissions_follow_the_rfc() {
-        let start = Instant::now();
-        for random in [0, 250, 500, u64::MAX] {
-            let mut message = InFlight::new(start, 1, None, Vec::new(), random);
-            let first = message.deadline - start;
-            assert!(first >= ACK_TIMEOUT && first <= ACK_TIMEOUT * 3 / 2, "{first:?}");
-            let mut sent = 0;
-            while message.retransmit(message.deadline) {
-                sent += 1;
-            }
-            assert_eq!(sent, MAX_RETRANSMIT);
-            // Section 4.8.2: MAX_TRANSMIT_WAIT is 93 s with the default parameters.
-            assert_eq!(message.deadline - start, first * 31);
-            assert!(message.deadline - start <= Duration::from_secs(93));
-        }
-    }
 
     #[test]
     fn a_held_observation_does_not_hold_the_others() {

@@ -17,7 +17,7 @@ use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
 use crate::coap::codec;
 use crate::coap::option::number;
-use crate::coap::{Code, Type};
+use crate::coap::{Code, Retransmission, Type};
 
 impl<A: Copy + Eq + Hash> Session<A> {
     /// Answers a request at once: on the acknowledgement when it was Confirmable (section 5.2.1), in a
@@ -73,6 +73,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// An acknowledgement of ours came in.
     pub(super) fn acknowledged(&mut self, now: Instant, from: A, message_id: u16) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
+        endpoint.last_heard = now;
         let is_this = |message: &mut InFlight| message.message_id == message_id;
         let acknowledged =
             endpoint.responding.take_if(is_this).or_else(|| endpoint.notifying.take_if(is_this));
@@ -94,9 +95,13 @@ impl<A: Copy + Eq + Hash> Session<A> {
         upstream: &mut impl Upstream<A>,
     ) {
         let Some(endpoint) = self.endpoints.get_mut(&from) else { return };
-        let response = endpoint.responding.take_if(|message| message.message_id == message_id);
-        let notification = endpoint.notifying.as_ref().filter(|message| message.message_id == message_id);
-        let observation = match (response, notification) {
+        endpoint.last_heard = now;
+        let is_this = |message: &InFlight| message.message_id == message_id;
+        let response = endpoint.responding.take_if(|message| is_this(message));
+        // This is how a ping is answered.
+        let ping = endpoint.notifying.take_if(|message| is_this(message) && message.observation.is_none());
+        let notification = endpoint.notifying.as_ref().filter(|message| is_this(message));
+        let observation = match (response.or(ping), notification) {
             (Some(_), _) => None,
             (None, Some(message)) => message.observation,
             (None, None) => endpoint.observation_of(message_id),
@@ -114,8 +119,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
             endpoint.timer = None;
         }
         let mut silent = false;
-        for message in endpoint.in_flight().filter(|message| message.deadline <= now) {
-            if message.retransmit(now) {
+        for message in endpoint.in_flight().filter(|message| message.retransmission.deadline() <= now) {
+            if message.retransmission.again(now) {
                 self.out.push(address, |out| out.extend_from_slice(&message.datagram));
             } else {
                 silent = true;
@@ -140,6 +145,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
         endpoint.responses.clear();
         endpoint.responding = None;
+        endpoint.notifying.take_if(|message| message.observation.is_none());
         self.queued_bytes -= std::mem::take(&mut endpoint.notification_bytes);
         for notification in std::mem::take(&mut endpoint.notifications) {
             let Some(id) = notification.observation else { continue };
@@ -165,7 +171,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             self.send(now, address, outbound);
         }
         let Some(endpoint) = self.endpoints.get_mut(&address) else { return };
-        let deadline = endpoint.in_flight().map(|message| message.deadline).min();
+        let deadline = endpoint.in_flight().map(|message| message.retransmission.deadline()).min();
         let waiting = endpoint.notifications.iter().take(LOOKAHEAD).filter_map(|n| n.observation);
         let held = waiting.filter_map(|id| self.observations.get(&id)?.held_until());
         let released = held.filter(|until| *until > now).min();
@@ -191,8 +197,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         self.out.push(address, |out| out.extend_from_slice(&outbound.datagram));
         if outbound.confirmable {
-            let message =
-                InFlight::new(now, message_id, outbound.observation, outbound.datagram, self.random.next());
+            let message = InFlight {
+                message_id,
+                observation: outbound.observation,
+                datagram: outbound.datagram,
+                retransmission: Retransmission::begin(now, self.random.next()),
+            };
             match message.observation {
                 None => endpoint.responding = Some(message),
                 Some(_) => endpoint.notifying = Some(message),

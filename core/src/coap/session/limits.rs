@@ -1,4 +1,4 @@
-//! The session's limits and the transmission parameters of the message layer.
+//! The session's limits and its times.
 //!
 //! Owns the numbers. Whatever grows with what peers send is bounded by one of them.
 
@@ -6,21 +6,16 @@ use std::time::Duration;
 
 use crate::resource::{DEFAULT_TIMEOUT, MAX_TIMEOUT};
 
-/// RFC 7252, section 4.8: the first retransmission comes after this time, times a random factor between
-/// 1 and `ACK_RANDOM_FACTOR`.
-pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// RFC 7252, section 4.8, in thousandths.
-pub const ACK_RANDOM_FACTOR: u32 = 1_500;
-/// RFC 7252, section 4.8.
-pub const MAX_RETRANSMIT: u32 = 4;
 /// RFC 7252, section 4.8.2: how long a Confirmable message's id may not mean another message.
 pub const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
 /// RFC 7252, section 4.8.2: the same for a Non-confirmable message.
 pub const NON_LIFETIME: Duration = Duration::from_secs(145);
 /// RFC 7641, section 4.5: a Non-confirmable observation gets a Confirmable notification at least this often.
 pub const CONFIRM_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked for observers who have fallen silent.
+pub const PRESENCE_STEP: Duration = Duration::from_secs(60 * 60);
 /// How long an answer may take before a Confirmable request is acknowledged on its own (RFC 7252,
-/// section 5.2.2). Far below [`ACK_TIMEOUT`], so that the client does not retransmit.
+/// section 5.2.2). Far below [`ACK_TIMEOUT`](crate::coap::ACK_TIMEOUT), so that the client does not retransmit.
 pub const PIGGYBACK_WAIT: Duration = Duration::from_millis(100);
 /// How long the next notification of an observation waits while the client fetches the blocks of the last
 /// one: long enough for two retransmissions of the fetch. A newer notification would replace the body that

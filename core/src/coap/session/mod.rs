@@ -17,6 +17,7 @@ mod limits;
 mod map;
 mod observe;
 mod outgoing;
+mod presence;
 mod reply;
 mod request;
 mod resources;
@@ -28,8 +29,8 @@ use std::hash::Hash;
 use std::time::Instant;
 
 pub use limits::{
-    ACK_RANDOM_FACTOR, ACK_TIMEOUT, CONFIRM_INTERVAL, EXCHANGE_LIFETIME, FETCH_WAIT, Limits, MAX_RETRANSMIT,
-    NON_LIFETIME, PIGGYBACK_WAIT, TRANSFER_LIFETIME,
+    CONFIRM_INTERVAL, EXCHANGE_LIFETIME, FETCH_WAIT, Limits, NON_LIFETIME, PIGGYBACK_WAIT, PRESENCE_STEP,
+    TRANSFER_LIFETIME,
 };
 pub use outgoing::Outgoing;
 pub use upstream::{
@@ -69,6 +70,8 @@ pub struct Session<A> {
     by_token: Map<(A, Token), ObservationId>,
     transfers: Transfers<A>,
     timers: Timers<Due<A>>,
+    /// When it is looked next whether observers are still there; `None` while there are none.
+    presence_at: Option<Instant>,
     /// The bytes of all waiting notifications.
     queued_bytes: usize,
     delivered: Delivered,
@@ -154,6 +157,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
                 limits.block_bytes_per_endpoint,
             ),
             timers: Timers::new(),
+            presence_at: None,
             queued_bytes: 0,
             delivered: Delivered::default(),
             last_id: 0,
@@ -205,6 +209,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
                 Due::Endpoint(address) => self.endpoint_due(now, address, upstream),
             }
         }
+        self.check_presence(now);
         self.transfers.expire(now);
         self.forget_idle(now);
     }
@@ -215,7 +220,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         // Nearly every request is answered before it would have to be acknowledged by itself.
         let exchanges = &self.exchanges;
         self.timers.forget_while(|due| matches!(due, Due::Acknowledge(id) if !exchanges.contains_key(id)));
-        [self.timers.next(), self.transfers.next_timeout()].into_iter().flatten().min()
+        [self.timers.next(), self.transfers.next_timeout(), self.presence_at].into_iter().flatten().min()
     }
 
     /// The datagrams to send.
@@ -249,7 +254,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             let failure = Failure::new(Code::SERVICE_UNAVAILABLE, "too many endpoints");
             return self.answer(now, &origin, &failure.reply());
         };
-        endpoint.last_message = now;
+        (endpoint.last_message, endpoint.last_heard) = (now, now);
         endpoint.proved |= upstream.is_proved(origin.from);
         if endpoint.proved {
             origin.budget = usize::MAX;

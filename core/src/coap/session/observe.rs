@@ -154,6 +154,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         if let Some(endpoint) = self.endpoints.get_mut(&from) {
             endpoint.observations.push(id);
         }
+        self.watch_presence(now);
         self.note_idle(now, from);
         Ok(number)
     }
@@ -285,6 +286,9 @@ impl<A: Copy + Eq + Hash> Session<A> {
     ) {
         let Some(observation) = self.observations.remove(&id) else { return };
         self.by_token.remove(&(observation.from, observation.token));
+        if self.observations.is_empty() {
+            self.presence_at = None;
+        }
         upstream.cancel(id);
         if let Some(endpoint) = self.endpoints.get_mut(&observation.from) {
             endpoint.observations.retain(|other| *other != id);

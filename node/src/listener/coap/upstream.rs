@@ -1,14 +1,11 @@
 //! The node as the CoAP session sees it.
 //!
-//! Owns the subscriptions behind observations and the requests that wait for their replies. It must not
+//! Owns the subscriptions behind observations; `requests` has the requests that wait for their replies. It must not
 //! know datagrams.
 
 use std::collections::HashMap;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use waymeet_core::coap::Upstream;
 use waymeet_core::coap::content_format::{JSON, TEXT};
@@ -17,24 +14,21 @@ use waymeet_core::coap::session::{
 };
 use waymeet_core::{Message, SubjectFilter};
 
+use super::requests::Requests;
 use crate::delivery::Delivery;
 use crate::dtls::Identity;
 use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
 use crate::metrics::{DropReason, Listener, SessionGuard};
-use crate::outbox::MailboxLimits;
+use crate::outbox::{CountedBy, MailboxLimits};
 use crate::publisher::Verdict;
 use crate::udp::Way;
-
-/// A request's outcome.
-pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestFailure>);
 
 pub(super) struct NodeUpstream {
     node: NodeHandle,
     listener: Listener,
     /// One for all observations; the tag is the observation.
     pub(super) mailbox: Mailbox,
-    /// The session bounds how many there are.
-    pub(super) requests: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    pub(super) requests: Requests,
     observations: HashMap<ObservationId, Observed>,
     /// Who has proved who they are. The table of associations bounds it.
     identities: HashMap<Way, Identity>,
@@ -57,9 +51,10 @@ struct Peers<'a> {
 
 impl NodeUpstream {
     pub(super) fn new(node: NodeHandle, listener: Listener, observations: MailboxLimits) -> Self {
-        let mailbox = node.mailbox(listener, observations);
-        let (requests, observations, identities) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
-        Self { node, listener, mailbox, requests, observations, identities }
+        // The session has queues of its own behind this one, and says what came of each notification.
+        let mailbox = node.mailbox_counted(listener, CountedBy::Listener, observations);
+        let (requests, observations) = (Requests::new(listener), HashMap::new());
+        Self { node, listener, mailbox, requests, observations, identities: HashMap::new() }
     }
 
     pub(super) fn listener(&self) -> Listener {
@@ -108,11 +103,7 @@ impl Upstream<Way> for NodeUpstream {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<(), Refusal> {
-        let (node, listener, message) = (self.node.clone(), self.listener, message.to_owned());
-        self.requests.push(Box::pin(async move {
-            let outcome = node.request(listener, &message.as_message(), timeout).await;
-            (exchange, outcome.map_err(request_failure))
-        }));
+        self.requests.ask(&self.node, exchange, message, timeout);
         Ok(())
     }
 
@@ -183,7 +174,7 @@ impl Event for Delivery {
     }
 }
 
-fn request_failure(error: RequestError) -> RequestFailure {
+pub(super) fn request_failure(error: RequestError) -> RequestFailure {
     match error {
         RequestError::NoResponders => RequestFailure::NoResponders,
         RequestError::Timeout => RequestFailure::Timeout,

@@ -39,6 +39,8 @@ pub(super) struct Pulse {
     changes: AtomicU32,
     /// The next write is the beginning of an answer and lets the other connections go first.
     defers: AtomicBool,
+    /// A reply was waited for, so that the others have had their turn already.
+    waited: AtomicBool,
     /// Bytes were given to the socket and not all of them are known to be taken.
     unflushed: AtomicBool,
     /// The limit on a body or a reply has passed.
@@ -54,6 +56,7 @@ impl Pulse {
             waiting: AtomicU8::new(Waiting::Head as u8),
             changes: AtomicU32::new(0),
             defers: AtomicBool::new(false),
+            waited: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
             reply_limit_ms: AtomicU64::new(0),
@@ -91,7 +94,7 @@ impl Pulse {
     /// this request is not seen here: until more of it comes, such a connection rests.
     pub(super) fn answered(&self) {
         self.set(Waiting::Request);
-        self.defers.store(true, Relaxed);
+        self.defers.store(!self.waited.swap(false, Relaxed), Relaxed);
     }
 
     /// Whether a write should be left for the next turn; true once for each answer.
@@ -136,6 +139,9 @@ impl Pulse {
             Poll::Pending => {
                 if self.waiting() != waiting {
                     self.set(waiting);
+                }
+                if waiting == Waiting::Reply {
+                    self.waited.store(true, Relaxed);
                 }
                 Poll::Pending
             }

@@ -81,7 +81,7 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     /// The beginning of an answer is left for the next turn of this task, which comes when every task that was
     /// ready has had its own. So all connections that became readable together are answered after all of them
     /// were read, and their client is woken once. Written at once, each answer would wake it, and on a busy core
-    /// the scheduler lets it run before the next one.
+    /// the scheduler lets it run before the next one. An answer that had to wait for a reply is behind them already.
     fn defer(&self, cx: &mut Context<'_>) -> Poll<()> {
         let pulse = &self.connection.pulse;
         pulse.set_unflushed(true);

@@ -27,6 +27,8 @@ pub(super) enum Failure {
     Timeout(Duration),
     #[error("overloaded: too many requests are waiting for their replies")]
     Overloaded,
+    #[error("too many: other requests of this address are waiting for their replies")]
+    TooMany,
     #[error("not permitted")]
     NoPermission,
     #[error("too large: more than {limit} bytes")]

@@ -117,7 +117,6 @@ impl Driver {
         };
         let message = delivery.message();
         // What a mailbox of this label holds is counted by its reader.
-        self.node.metrics().delivered(Listener::Coap, 1, message.size() as u64);
         if is_notification(message.headers) {
             return;
         }
