@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coap;
+pub mod credentials;
 pub mod envelope;
 pub mod headers;
 pub mod lines;
@@ -14,6 +15,7 @@ pub mod mesh;
 pub mod message;
 pub mod nats;
 pub mod permissions;
+pub mod rate;
 pub mod resource;
 pub mod router;
 pub mod subject;

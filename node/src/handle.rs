@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use waymeet_core::permissions::Access;
 use waymeet_core::{Filter, Message};
 
+use crate::auth::Who;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
@@ -24,6 +26,8 @@ use crate::subscription::Subscription;
 #[derive(Debug, Clone)]
 pub struct NodeHandle {
     pub(crate) shared: Arc<Shared>,
+    /// On whose behalf; nobody's for programs that embed the node, which may do everything.
+    pub(crate) user: Who,
 }
 
 /// What became of a publication (design, section 6).
@@ -85,6 +89,9 @@ pub enum PublishError {
         /// `limits.max_payload_bytes`.
         limit: usize,
     },
+    /// The publisher is at fault: the user publishes more in a second than its limits say.
+    #[error("the user publishes more than it may")]
+    RateLimited,
     /// The node is going away.
     #[error("the node is draining")]
     Draining,
@@ -313,7 +320,8 @@ impl NodeHandle {
         message: &Message<'_>,
         trusted: bool,
     ) -> (Verdict, crate::publisher::Outcome) {
-        let origin = Origin { listener: from, session: 0, trusted };
+        let policy = self.user.as_ref().map(|user| user.policy_id());
+        let origin = Origin { listener: from, session: 0, trusted, policy };
         self.shared.batch(from, |publisher| publisher.publish(origin, &message.into()))
     }
 
@@ -324,6 +332,7 @@ impl NodeHandle {
                 Err(PublishError::PayloadTooLarge { limit: self.shared.config.limits.max_payload_bytes })
             }
             Verdict::Refused(DropReason::Draining) => Err(PublishError::Draining),
+            Verdict::Refused(DropReason::RateLimited) => Err(PublishError::RateLimited),
             Verdict::Refused(_) => Err(PublishError::NoPermission),
         }
     }
@@ -375,6 +384,17 @@ impl Mailbox {
         queue: Option<&str>,
         tag: u64,
     ) -> Result<SubscriptionId, SubscribeError> {
+        self.subscribe_as(filter, queue, tag, self.handle.user.clone())
+    }
+
+    /// As [`Mailbox::subscribe`], for a mailbox that serves several users.
+    pub(crate) fn subscribe_as(
+        &self,
+        filter: Filter<'_>,
+        queue: Option<&str>,
+        tag: u64,
+        user: Who,
+    ) -> Result<SubscriptionId, SubscribeError> {
         let shared = &self.handle.shared;
         if *shared.phase.borrow() >= Phase::Draining {
             return Err(SubscribeError::Draining);
@@ -385,7 +405,11 @@ impl Mailbox {
             return Err(SubscribeError::TooMany { limit });
         }
         let outbox = Outbox::Mailbox(self.queue.clone());
-        let subscription = Arc::new(Subscription::new(filter.into(), queue, outbox).with_tag(tag));
+        let subscription = Subscription::new(filter.into(), queue, outbox).with_tag(tag);
+        let subscription = Arc::new(subscription.of_user(user));
+        if subscription.access() == Access::None {
+            return Err(SubscribeError::NoPermission);
+        }
         subscriptions.last += 1;
         let id = subscriptions.last;
         subscriptions.by_id.insert(id, subscription.clone());
@@ -397,6 +421,34 @@ impl Mailbox {
     /// The number that the mailbox has among the sessions.
     pub(crate) fn session(&self) -> u64 {
         self.queue.session()
+    }
+
+    /// Whether the subscription may still receive anything.
+    pub(crate) fn is_permitted(&self, id: SubscriptionId) -> bool {
+        let subscriptions = self.subscriptions.lock();
+        subscriptions.by_id.get(&id.0).is_none_or(|subscription| subscription.access() != Access::None)
+    }
+
+    /// Whether the mailbox was closed because a subscription is no longer permitted, or its user is gone.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.queue.is_revoked()
+    }
+
+    /// Looks at the permissions again, after a reload.
+    fn recheck(&self) {
+        let user = &self.handle.user;
+        let is_gone = match user {
+            Some(user) => user.is_gone(),
+            None => {
+                self.queue.listener() == Listener::Http
+                    && !matches!(self.handle.shared.auth.nobody(), Ok(None))
+            }
+        };
+        let may = |subscription: &Arc<Subscription>| subscription.access() != Access::None;
+        if is_gone || !self.subscriptions.lock().by_id.values().all(may) {
+            self.end_subscriptions();
+            self.queue.revoke();
+        }
     }
 
     /// Ends one subscription; what it queued can still be read.
@@ -419,6 +471,9 @@ impl Mailbox {
 
     /// The next item, for hand-written futures.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.queue.take_recheck() {
+            self.recheck();
+        }
         self.queue.poll_recv(cx)
     }
 

@@ -127,6 +127,8 @@ pub struct Metrics {
     deliveries: IntCounter,
     subscriptions: IntGauge,
     route_seconds: Histogram,
+    logins: IntCounterVec,
+    refused_connections: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -222,6 +224,18 @@ impl Metrics {
                 &registry,
                 Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
             ),
+            logins: register(
+                &registry,
+                counter_vec("waymeet_logins_total", "Logins by what became of them.", &["outcome"]),
+            ),
+            refused_connections: register(
+                &registry,
+                counter_vec(
+                    "waymeet_connections_refused_total",
+                    "Connections that a limit has refused, by the limit's name.",
+                    &["limit"],
+                ),
+            ),
             registry,
         }
     }
@@ -263,6 +277,16 @@ impl Metrics {
         let metrics = &self.listeners[listener.index()];
         metrics.dropped[reason.index()].inc();
         metrics.rejected[reason.index()].inc();
+    }
+
+    /// Counts a login; `outcome` is `accepted`, `refused` or `too_many`.
+    pub(crate) fn login(&self, outcome: &'static str) {
+        self.logins.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a connection that a limit has refused.
+    pub(crate) fn refused_connection(&self, limit: &'static str) {
+        self.refused_connections.with_label_values(&[limit]).inc();
     }
 
     /// Counts a session for as long as the guard lives.

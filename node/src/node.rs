@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthError;
 use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
@@ -44,6 +45,9 @@ pub enum StartError {
     /// A `[[coap.upstream]]` cannot be used.
     #[error("coap.upstream: {0}")]
     CoapUpstream(#[from] CoapUpstreamError),
+    /// `[auth]` names a file that cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -130,8 +134,8 @@ impl NodeBuilder {
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
         };
-        let shared = Arc::new(Shared::new(config.clone(), info));
-        let handle = NodeHandle { shared: shared.clone() };
+        let shared = Arc::new(Shared::new(config.clone(), info)?);
+        let handle = NodeHandle { shared: shared.clone(), user: None };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
@@ -201,8 +205,25 @@ impl Node {
     }
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
-    pub fn reload(&self, config: Config) {
-        *self.handle.shared.live_config.write() = Arc::new(config);
+    ///
+    /// New permissions hold once this returns: for publications, for subscriptions that are there and for sessions
+    /// that live. What is no longer allowed is told so and ends.
+    ///
+    /// # Errors
+    /// When `[auth]` names a file that cannot be used; then nothing changes.
+    pub fn reload(&self, config: Config) -> Result<(), AuthError> {
+        let shared = &self.handle.shared;
+        shared.auth.reload(&config, &shared.exchange.policies)?;
+        *shared.live_config.write() = Arc::new(config);
+        shared.exchange.refresh_all();
+        for wire in shared.wire_sessions.lock().values() {
+            wire.outbox.recheck();
+        }
+        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
+            mailbox.recheck();
+        }
+        shared.auth.notify();
+        Ok(())
     }
 
     /// Ends the node in order: no new sessions, then everything that is under way is finished as far as
@@ -212,7 +233,7 @@ impl Node {
         shared.phase.send_replace(Phase::Draining);
         for (session, wire) in shared.wire_sessions.lock().iter() {
             // Lame duck mode: clients that know of another node go there.
-            let line = nats::info_line(&self.handle, *session, wire.peer, wire.local, true);
+            let line = nats::info_line(&self.handle, *session, wire.peer, wire.local, None, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }

@@ -12,6 +12,7 @@ use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerError, Serve
 use waymeet_core::{Filter, Message, Subject};
 
 use super::args::ServerArgs;
+use super::identity::Identity;
 use super::server::{Scheme, Server};
 
 /// How long a server may take to accept, to greet and to answer the greeting.
@@ -40,8 +41,10 @@ pub enum ClientError {
     NotNats { server: String, reason: ServerError },
     #[error("{server} asks for TLS, which this version of the command line does not speak yet")]
     TlsNeeded { server: String },
-    #[error("{server} wants to know who you are: name a user with --user name:password")]
+    #[error("{server} wants to know who you are: say so with --user, --token or --nkey")]
     CredentialsNeeded { server: String },
+    #[error("{0:#}")]
+    Identity(anyhow::Error),
     #[error("the server refused: {0}")]
     Refused(String),
     #[error("the server has closed the connection")]
@@ -85,11 +88,13 @@ impl Client {
             Scheme::Coap => return Err(ClientError::NotOverCoap(server.clone())),
             _ => return Err(ClientError::OnlyMeasured(server.clone())),
         }
-        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args));
+        // Somebody may have to type a password; the server's clock does not run yet.
+        let identity = Identity::find(args).map_err(ClientError::Identity)?;
+        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args, &identity));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))
     }
 
-    async fn greet(args: &ServerArgs) -> Result<Self, ClientError> {
+    async fn greet(args: &ServerArgs, identity: &Identity) -> Result<Self, ClientError> {
         let server = args.server.to_string();
         let stream = open(&args.server).await?;
         let info = ServerInfo::default();
@@ -102,16 +107,11 @@ impl Client {
         if client.info.tls_required {
             return Err(ClientError::TlsNeeded { server });
         }
-        let credentials = args.user.as_ref().or(args.server.credentials.as_ref());
-        if client.info.auth_required && credentials.is_none() {
+        if client.info.auth_required && identity.is_nobody() {
             return Err(ClientError::CredentialsNeeded { server });
         }
-        let connect = client::Connect {
-            name: "waymeet command line",
-            user: credentials.map(|credentials| credentials.name.as_str()),
-            pass: credentials.map(|credentials| credentials.password.as_str()),
-            ..client::Connect::default()
-        };
+        let shown = identity.show(client.info.nonce.as_deref());
+        let connect = client::Connect { name: "waymeet command line", ..shown.connect() };
         client::connect(&mut client.output, &connect);
         client.ping();
         loop {
@@ -236,6 +236,7 @@ async fn open(server: &Server) -> Result<TcpStream, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::IdentityArgs;
     use tokio::net::TcpListener;
 
     const INFO: &str = "INFO {\"max_payload\":8,\"headers\":true}\r\n";
@@ -259,7 +260,7 @@ mod tests {
             let _ = stream.read_to_end(&mut heard).await;
             String::from_utf8(heard).unwrap()
         });
-        (ServerArgs { server, user: None }, heard)
+        (ServerArgs { server, identity: IdentityArgs::default() }, heard)
     }
 
     async fn refusal(script: &str) -> String {
@@ -311,7 +312,10 @@ mod tests {
     async fn where_nothing_listens_the_next_step_is_named() {
         // The port was free a moment ago and nobody is told of it.
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let args = ServerArgs { server: format!("127.0.0.1:{port}").parse().unwrap(), user: None };
+        let args = ServerArgs {
+            server: format!("127.0.0.1:{port}").parse().unwrap(),
+            identity: IdentityArgs::default(),
+        };
         let error = Client::connect(&args).await.err().unwrap().to_string();
         assert!(error.contains("start a node with `waymeet`"), "{error}");
     }

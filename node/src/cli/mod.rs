@@ -4,10 +4,12 @@
 //! configuration). It must not do a node's work; `serve` hands that to the library.
 
 mod args;
+mod auth;
 mod banner;
 mod bench;
 mod client;
 mod coap;
+mod identity;
 mod payload;
 mod print;
 mod publish;
@@ -69,6 +71,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&cli.serve),
         Some(Command::Serve(args)) => serve::serve(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Auth(args)) => auth::auth(&args),
         Some(Command::Pub(args)) => on_one_thread(publish::publish(&args)),
         Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),

@@ -223,7 +223,6 @@ fn what_is_not_built_yet_says_so() {
     let table = [
         ("[mesh]\nlan = true".to_owned(), "[mesh] is not built yet"),
         ("[mesh]\naddress = '127.0.0.1:4224'".to_owned(), "[mesh] is not built yet"),
-        ("[[auth.users]]\nname = 'a'".to_owned(), "[auth.users] is not built yet"),
         (format!("[listeners.nats.{tls}"), "[listeners.nats.tls] is not built yet"),
         (format!("[listeners.http.{tls}"), "[listeners.http.tls] is not built yet"),
         ("[listeners.coap.dtls]".to_owned(), "[listeners.coap.dtls] is not built yet"),
@@ -347,9 +346,10 @@ fn user(secret: &str) -> User {
         nkey: None,
         certificate: None,
         psk_file: Some("a.psk".into()),
-        publish: Permissions::default(),
-        subscribe: Permissions::default(),
+        publish: None,
+        subscribe: None,
         allow_responses: None,
+        limits: None,
     }
 }
 

@@ -9,7 +9,7 @@ use waymeet_core::Filter;
 
 use super::problem::Problem;
 use super::value::Address;
-use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode};
+use super::{Config, HttpUpstream, Limits, Listeners, Mesh, TlsMode, auth_check};
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
 use crate::upstream::coap::{self, CoapUpstreamError};
@@ -26,6 +26,7 @@ impl Config {
         check_limits(&self.limits, &mut problems);
         check_raw(self, &mut problems);
         check_texts(self, &mut problems);
+        auth_check::check(self, &mut problems);
         check_built(self, &mut problems);
         problems
     }
@@ -44,7 +45,7 @@ fn check_reach(config: &Config, problems: &mut Vec<Problem>) {
     if config.auth.anonymous {
         return;
     }
-    // Who speaks no protocol has no credentials either, whatever users there are.
+    // Who speaks no protocol has no credentials either: the configuration must say whose permissions he has.
     let mut open = raw_addresses(&config.listeners);
     if config.auth.users.is_empty() {
         open.extend(client_addresses(&config.listeners));
@@ -75,10 +76,12 @@ fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
 
 fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
     let mut addresses = Vec::new();
-    for (index, lines) in listeners.lines.iter().enumerate() {
+    for (index, lines) in listeners.lines.iter().enumerate().filter(|(_, lines)| lines.user.is_none()) {
         addresses.push((format!("listeners.lines[{index}].address"), lines.address));
     }
-    for (index, datagrams) in listeners.datagrams.iter().enumerate() {
+    for (index, datagrams) in
+        listeners.datagrams.iter().enumerate().filter(|(_, datagrams)| datagrams.user.is_none())
+    {
         addresses.push((format!("listeners.datagrams[{index}].address"), datagrams.address));
     }
     addresses
@@ -93,6 +96,7 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("max_payload_bytes", limits.max_payload_bytes),
         ("max_control_line_bytes", limits.max_control_line_bytes),
         ("max_connections", limits.max_connections),
+        ("max_connections_per_address", limits.max_connections_per_address),
         ("max_subscriptions_per_session", limits.max_subscriptions_per_session),
         ("outbox_bytes", limits.outbox_bytes),
         ("queue_messages", limits.queue_messages),
@@ -108,6 +112,12 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("coap.max_observations", limits.coap.max_observations),
         ("coap.block_transfer_bytes", limits.coap.block_transfer_bytes),
         ("coap.dedup_entries", limits.coap.dedup_entries),
+        ("auth.max_unproved", limits.auth.max_unproved),
+        ("auth.max_verifications", limits.auth.max_verifications),
+        ("auth.max_waiting_verifications", limits.auth.max_waiting_verifications),
+        ("auth.verdict_cache_entries", limits.auth.verdict_cache_entries),
+        ("auth.max_failures_per_minute", limits.auth.max_failures_per_minute),
+        ("auth.max_browser_logins", limits.auth.max_browser_logins),
     ];
     let durations = [
         ("write_deadline", limits.write_deadline),
@@ -117,6 +127,9 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("http.header_read_timeout", limits.http.header_read_timeout),
         ("http.idle_timeout", limits.http.idle_timeout),
         ("http.body_read_timeout", limits.http.body_read_timeout),
+        ("auth.login_timeout", limits.auth.login_timeout),
+        ("auth.verdict_cache_time", limits.auth.verdict_cache_time),
+        ("auth.browser_login_time", limits.auth.browser_login_time),
     ];
     let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);
     let zero_durations =
@@ -200,17 +213,6 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     for (index, origin) in config.listeners.http.allowed_origins.iter().enumerate() {
         check(format!("listeners.http.allowed_origins[{index}]"), origin_error(origin));
     }
-    for (index, user) in config.auth.users.iter().enumerate() {
-        for (verb, permissions) in [("publish", &user.publish), ("subscribe", &user.subscribe)] {
-            for (list, filters) in
-                [("allow", permissions.allow.as_deref().unwrap_or_default()), ("deny", &permissions.deny)]
-            {
-                for (at, text) in filters.iter().enumerate() {
-                    check(format!("auth.users[{index}].{verb}.{list}[{at}]"), filter(text));
-                }
-            }
-        }
-    }
 }
 
 /// What the part that calls the service has against the URL. A subject that is no filter is named by its
@@ -236,7 +238,6 @@ fn check_built(config: &Config, problems: &mut Vec<Problem>) {
     let tls = |tls: &Option<super::Tls>| tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Off);
     let unbuilt = [
         ("mesh", config.mesh != Mesh::default()),
-        ("auth.users", !config.auth.users.is_empty()),
         ("listeners.nats.tls", tls(&listeners.nats.tls)),
         ("listeners.http.tls", tls(&listeners.http.tls)),
         ("listeners.coap.dtls", listeners.coap.dtls.is_some()),

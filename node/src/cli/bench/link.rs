@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mio::{Interest, Registry, Token};
-use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
+use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerInfo, ServerOperation};
 
 use super::dialect::Dialect;
 use super::scan::{Scanner, Seen};
 use super::{mqtt, redis};
 use crate::cli::args::ServerArgs;
+use crate::cli::identity::Identity;
 
 /// What is read at once, of whichever connection is ready.
 pub const READ_BYTES: usize = 256 << 10;
@@ -23,7 +24,25 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Target {
     pub dialect: Dialect,
     address: SocketAddr,
-    connect: Vec<u8>,
+    identity: Identity,
+}
+
+/// Reads INFO, which is all that a server says before CONNECT, for what is to be signed.
+fn read_nonce(stream: &mut TcpStream) -> io::Result<Option<String>> {
+    let mut input = Vec::new();
+    let mut chunk = [0; 4_096];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        input.extend_from_slice(&chunk[..read]);
+        match client::parse(&input, CLIENT_LIMITS) {
+            Ok(Parsed::Incomplete(_)) => {}
+            Ok(Parsed::Operation(ServerOperation::Info(json), _)) => return Ok(ServerInfo::read(json)?.nonce),
+            Ok(Parsed::Operation(..)) | Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
 }
 
 impl Target {
@@ -43,26 +62,26 @@ impl Target {
         let addresses = (server.host.as_str(), server.port).to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());
         let address = address.with_context(|| format!("cannot resolve {server}"))?;
-        let credentials = args.user.as_ref().or(server.credentials.as_ref());
-        if credentials.is_some() && dialect != Dialect::Nats {
+        let identity = Identity::find(args)?;
+        if !identity.is_nobody() && dialect != Dialect::Nats {
             bail!("{server} is measured without credentials");
         }
-        let connect = match dialect {
+        Ok(Self { dialect, address, identity })
+    }
+
+    /// What begins the conversation.
+    fn greeting(&self, stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+        match self.dialect {
             Dialect::Nats => {
-                let options = client::Connect {
-                    name: "waymeet bench",
-                    user: credentials.map(|credentials| credentials.name.as_str()),
-                    pass: credentials.map(|credentials| credentials.password.as_str()),
-                    ..client::Connect::default()
-                };
+                let nonce = if self.identity.signs() { read_nonce(stream)? } else { None };
+                let shown = self.identity.show(nonce.as_deref());
                 let mut connect = Vec::new();
-                client::connect(&mut connect, &options);
-                connect
+                client::connect(&mut connect, &client::Connect { name: "waymeet bench", ..shown.connect() });
+                Ok(connect)
             }
-            Dialect::Redis => Vec::new(),
-            Dialect::Mqtt => mqtt::CONNECT.to_vec(),
-        };
-        Ok(Self { dialect, address, connect })
+            Dialect::Redis => Ok(Vec::new()),
+            Dialect::Mqtt => Ok(mqtt::CONNECT.to_vec()),
+        }
     }
 
     /// Opens a connection; nothing is said on it.
@@ -80,7 +99,8 @@ impl Target {
 
     /// Sends CONNECT, `setup` (subscriptions) and PING in one piece.
     pub fn introduce(&self, stream: &mut TcpStream, setup: &[u8]) -> io::Result<()> {
-        stream.write_all(&[&self.connect, setup, self.dialect.ping()].concat())
+        let greeting = self.greeting(stream)?;
+        stream.write_all(&[&greeting, setup, self.dialect.ping()].concat())
     }
 
     /// Reads up to the PONG that answers the introduction.

@@ -53,6 +53,8 @@ enum Woken {
     Item(Option<Item>),
     Answer(Answer),
     Timeout,
+    /// Permissions may have changed.
+    Reloaded,
     Stopped,
 }
 
@@ -73,6 +75,7 @@ impl Driver {
         let node = self.node.clone();
         let mut stopped = pin!(node.stopped());
         let mut timer = pin!(tokio::time::sleep(IDLE));
+        let mut reloads = node.shared.auth.reloads();
         let mut armed = None;
         loop {
             let due = self.session.next_timeout();
@@ -89,6 +92,7 @@ impl Driver {
                 item = self.upstream.mailbox.recv() => Woken::Item(item),
                 Some(answer) = self.upstream.requests.next() => Woken::Answer(answer),
                 () = timer.as_mut() => Woken::Timeout,
+                Ok(()) = reloads.changed() => Woken::Reloaded,
                 () = stopped.as_mut() => Woken::Stopped,
             };
             let now = Instant::now();
@@ -105,6 +109,12 @@ impl Driver {
                 }
                 Woken::Answer(answer) => {
                     self.respond(now, answer);
+                    true
+                }
+                Woken::Reloaded => {
+                    for (observation, why) in self.upstream.revoked() {
+                        self.session.revoke(now, observation, why, &mut self.upstream);
+                    }
                     true
                 }
                 Woken::Timeout => {

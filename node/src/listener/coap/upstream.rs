@@ -15,8 +15,10 @@ use waymeet_core::coap::content_format::{JSON, TEXT};
 use waymeet_core::coap::session::{
     Event, ExchangeId, Loss, ObservationId, Refusal, Representation, RequestFailure,
 };
-use waymeet_core::{Message, SubjectFilter};
+use waymeet_core::permissions::Access;
+use waymeet_core::{Message, Subject, SubjectFilter};
 
+use crate::auth::Who;
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeError, SubscriptionId};
 use crate::metrics::{DropReason, Listener, SessionGuard};
@@ -39,6 +41,7 @@ pub(super) struct NodeUpstream {
 /// What an observation holds in the node.
 struct Observed {
     subscriptions: Vec<SubscriptionId>,
+    from: Way,
     /// An observation is a session, as an event stream is one.
     _session: SessionGuard,
 }
@@ -56,6 +59,34 @@ impl NodeUpstream {
         let mailbox = node.mailbox(Listener::Coap, observations);
         Self { node, mailbox, requests: FuturesUnordered::new(), observations: HashMap::new() }
     }
+
+    /// Who sends from there. Plain CoAP carries no credentials, so that it is nobody, where nobody is let in.
+    fn who(&self, _: Way) -> Result<Who, Refusal> {
+        self.node.shared.auth.nobody().map_err(|_| Refusal::Unauthorized)
+    }
+
+    /// The node on behalf of whoever sends from there; what is refused counts as a message that was.
+    fn acting(&self, from: Way) -> Result<NodeHandle, Refusal> {
+        let who = self.who(from).inspect_err(|_| {
+            self.node.metrics().rejected(Listener::Coap, DropReason::NoPermission);
+        })?;
+        Ok(self.node.acting_as(who))
+    }
+
+    /// The observations that are no longer permitted, after a reload.
+    pub(super) fn revoked(&self) -> Vec<(ObservationId, Refusal)> {
+        let revoked = self.observations.iter().filter_map(|(id, observed)| {
+            let why = match self.who(observed.from) {
+                Err(refusal) => refusal,
+                Ok(_) if observed.subscriptions.iter().all(|id| self.mailbox.is_permitted(*id)) => {
+                    return None;
+                }
+                Ok(_) => Refusal::NoPermission,
+            };
+            Some((*id, why))
+        });
+        revoked.collect()
+    }
 }
 
 impl Upstream<Way> for NodeUpstream {
@@ -63,8 +94,8 @@ impl Upstream<Way> for NodeUpstream {
         from.peer.ip().is_loopback()
     }
 
-    fn publish(&mut self, _: Way, message: &Message<'_>) -> Result<(), Refusal> {
-        let (verdict, _) = self.node.route(Listener::Coap, message, false);
+    fn publish(&mut self, from: Way, message: &Message<'_>) -> Result<(), Refusal> {
+        let (verdict, _) = self.acting(from)?.route(Listener::Coap, message, false);
         match verdict {
             Verdict::Matched | Verdict::Unmatched => Ok(()),
             Verdict::Refused(DropReason::PayloadTooLarge) => {
@@ -79,11 +110,11 @@ impl Upstream<Way> for NodeUpstream {
     fn request(
         &mut self,
         exchange: ExchangeId,
-        _: Way,
+        from: Way,
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<(), Refusal> {
-        let (node, message) = (self.node.clone(), message.to_owned());
+        let (node, message) = (self.acting(from)?, message.to_owned());
         self.requests.push(Box::pin(async move {
             let outcome = node.request(Listener::Coap, &message.as_message(), timeout).await;
             (exchange, outcome.map_err(request_failure))
@@ -94,13 +125,14 @@ impl Upstream<Way> for NodeUpstream {
     fn observe(
         &mut self,
         observation: ObservationId,
-        _: Way,
+        from: Way,
         filters: &[SubjectFilter],
         queue: Option<&str>,
     ) -> Result<(), Refusal> {
+        let who = self.who(from)?;
         let mut subscriptions = Vec::with_capacity(filters.len());
         for filter in filters {
-            match self.mailbox.subscribe(filter.as_filter(), queue, observation.0) {
+            match self.mailbox.subscribe_as(filter.as_filter(), queue, observation.0, who.clone()) {
                 Ok(id) => subscriptions.push(id),
                 Err(error) => {
                     subscriptions.into_iter().for_each(|id| self.mailbox.unsubscribe(id));
@@ -113,7 +145,7 @@ impl Upstream<Way> for NodeUpstream {
             }
         }
         let _session = self.node.metrics().session(Listener::Coap);
-        self.observations.insert(observation, Observed { subscriptions, _session });
+        self.observations.insert(observation, Observed { subscriptions, from, _session });
         Ok(())
     }
 
@@ -131,7 +163,19 @@ impl Upstream<Way> for NodeUpstream {
         self.node.metrics().dropped(Listener::Coap, reason, messages);
     }
 
-    fn read(&mut self, _: Way, name: &str) -> Option<Representation> {
+    fn read(&mut self, from: Way, name: &str) -> Result<Option<Representation>, Refusal> {
+        let subject = match name {
+            "metrics" => Some("$SYS.METRICS"),
+            "peers" => Some("$SYS.PEERS"),
+            _ => None,
+        };
+        // As over HTTP: to see something of the node is to subscribe to a subject of the node's.
+        if let Some(subject) = subject.and_then(|subject| Subject::new(subject).ok())
+            && let Some(user) = self.who(from)?
+            && user.policy().permissions.subscribe_access(subject.into(), None) == Access::None
+        {
+            return Err(Refusal::NoPermission);
+        }
         let (content_format, available, payload) = match name {
             "healthz" => (JSON, true, br#"{"status":"ok"}"#.to_vec()),
             "readyz" if self.node.is_ready() => (JSON, true, br#"{"status":"ready"}"#.to_vec()),
@@ -142,9 +186,9 @@ impl Upstream<Way> for NodeUpstream {
                 let peers = Peers { id: &info.id, name: &info.name, peers: [] };
                 (JSON, true, serde_json::to_vec(&peers).expect("a struct of strings is always JSON"))
             }
-            _ => return None,
+            _ => return Ok(None),
         };
-        Some(Representation { content_format: Some(content_format), available, payload })
+        Ok(Some(Representation { content_format: Some(content_format), available, payload }))
     }
 }
 
@@ -167,6 +211,7 @@ fn request_failure(error: RequestError) -> RequestFailure {
         RequestError::Publish(PublishError::PayloadTooLarge { limit }) => {
             Refusal::PayloadTooLarge { limit }.into()
         }
+        RequestError::Publish(PublishError::RateLimited) => Refusal::RateLimited.into(),
         RequestError::Publish(PublishError::Draining) => Refusal::Draining.into(),
     }
 }

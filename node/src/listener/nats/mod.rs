@@ -6,6 +6,7 @@
 
 mod conversation;
 mod inbound;
+mod login;
 mod socket;
 mod stream;
 
@@ -21,6 +22,7 @@ use crate::metrics::Listener;
 use crate::worker::Workers;
 
 pub(crate) use conversation::{PROTOCOL, info_line};
+pub(crate) use login::Proof;
 pub use stream::serve_stream;
 pub(crate) use stream::serve_stream_to_end;
 
@@ -36,9 +38,7 @@ pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, wor
 
 /// Runs on the worker that keeps the connection.
 async fn serve_connection(stream: std::net::TcpStream, peer: SocketAddr, node: NodeHandle) {
-    if node.is_full() {
-        return refuse(stream, &node, peer).await;
-    }
+    let Some(_place) = node.admit(peer.ip()) else { return refuse(stream, &node, peer).await };
     match TcpStream::from_std(stream) {
         Ok(stream) => socket::serve_socket(stream, node, peer).await,
         Err(error) => tracing::debug!(%peer, %error, "a connection cannot be polled"),
@@ -49,10 +49,10 @@ async fn serve_connection(stream: std::net::TcpStream, peer: SocketAddr, node: N
 /// nothing else for the beginning of a conversation and would not see the reason.
 async fn refuse(stream: std::net::TcpStream, node: &NodeHandle, peer: SocketAddr) {
     use tokio::io::AsyncWriteExt as _;
-    tracing::warn!(%peer, "limits.max_connections is reached");
+    tracing::warn!(%peer, "limits.max_connections or max_connections_per_address is reached");
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let Ok(local) = stream.local_addr() else { return };
-    let mut words = info_line(node, node.shared.next_session(), peer, local, false);
+    let mut words = info_line(node, node.shared.next_session(), peer, local, None, false);
     encode::error(&mut words, "maximum connections exceeded");
     // A client that is gone already need not be told.
     let _ = stream.write_all(&words).await;

@@ -42,6 +42,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 pub(crate) struct Service {
     node: NodeHandle,
     subject: SubjectTemplate,
+    /// The user whose permissions senders have; nobody's in particular without one.
+    user: Option<String>,
     mode: RawMode,
     max_in_flight: usize,
     timeout: Duration,
@@ -84,6 +86,7 @@ impl Service {
         Ok(Self {
             node,
             subject: SubjectTemplate::parse(&config.subject)?,
+            user: config.user.clone(),
             mode: config.mode,
             max_in_flight: config.max_in_flight,
             timeout: config.timeout,
@@ -170,12 +173,19 @@ impl Driver {
             RawMode::Publish => {
                 let began = Instant::now();
                 let shared = &self.service.node.shared;
+                let speaker = shared.auth.speaker(self.service.user.as_deref());
+                let policy = speaker.as_ref().ok().and_then(|who| who.as_ref()).map(|user| user.policy_id());
                 shared.batch(Listener::Datagrams, |publisher| {
                     for (meta, buffer) in filled() {
                         let subject = self.service.subject.of(meta.addr);
                         let subject = subject.as_bytes();
-                        let origin = Origin { listener: Listener::Datagrams, session: 0, trusted: false };
+                        let origin =
+                            Origin { listener: Listener::Datagrams, session: 0, trusted: false, policy };
                         for payload in datagrams(meta, buffer) {
+                            if speaker.is_err() {
+                                shared.metrics.rejected(Listener::Datagrams, DropReason::NoPermission);
+                                continue;
+                            }
                             let headers = Headers::EMPTY;
                             publisher.publish(origin, &RawMessage { subject, reply: None, headers, payload });
                         }
@@ -205,7 +215,11 @@ impl Driver {
             node.metrics().rejected(Listener::Datagrams, DropReason::Overloaded);
             return Some(Answer { to, outcome: Err(Failure::Overloaded) });
         }
-        let (node, timeout) = (node.clone(), *timeout);
+        let Ok(who) = node.shared.auth.speaker(self.service.user.as_deref()) else {
+            node.metrics().rejected(Listener::Datagrams, DropReason::NoPermission);
+            return Some(Answer { to, outcome: Err(Failure::NoPermission) });
+        };
+        let (node, timeout) = (node.acting_as(who), *timeout);
         let (subject, payload) = (subject.of(meta.addr).into_owned(), Bytes::copy_from_slice(datagram));
         self.asked.push(Box::pin(async move {
             // The subject comes from a template that was checked with the longest address.

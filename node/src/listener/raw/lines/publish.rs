@@ -24,7 +24,12 @@ use crate::publisher::{Origin, Publisher};
 /// takes what has arrived and no more.
 pub(super) async fn run(service: &Service, stream: &mut TcpStream, subject: &str) -> End {
     let node = &service.node;
-    let origin = Origin { listener: Listener::Lines, session: node.shared.next_session(), trusted: false };
+    let origin = Origin {
+        listener: Listener::Lines,
+        session: node.shared.next_session(),
+        trusted: false,
+        policy: None,
+    };
     let mut batch = Batch { service, subject, origin, lines: Lines::new(service.max_line_bytes) };
     let mut draining = pin!(node.draining());
     let mut drains = false;
@@ -81,15 +86,26 @@ impl Batch<'_> {
         let began = std::time::Instant::now();
         let Self { service, subject, origin, lines } = self;
         let shared = &service.node.shared;
+        let acting = service.acting();
+        origin.policy = acting.as_ref().and_then(|node| node.user.as_ref()).map(|user| user.policy_id());
+        let may_speak = acting.is_some();
         let ((), outcome) = shared.batch(origin.listener, |publisher| {
             let mut rest = input;
             while let Some(line) = lines.next(&mut rest) {
-                publish_line(service, publisher, *origin, subject, line);
+                if may_speak {
+                    publish_line(service, publisher, *origin, subject, line)
+                } else {
+                    service.reject_stranger()
+                }
             }
             if input.is_empty()
                 && let Some(line) = lines.finish()
             {
-                publish_line(service, publisher, *origin, subject, line);
+                if may_speak {
+                    publish_line(service, publisher, *origin, subject, line)
+                } else {
+                    service.reject_stranger()
+                }
             }
             publisher.routed(began.elapsed());
         });
