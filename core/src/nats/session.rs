@@ -444,7 +444,14 @@ fn refuse_publication(subject: &[u8], refusal: Refusal, upstream: &mut impl Upst
             let subject = String::from_utf8_lossy(subject);
             send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
         }
-        Refusal::RateLimited => send_error(upstream, "Publish Rate Exceeded"),
+        // The clients close a session at words that they do not know; these they report and go on.
+        Refusal::RateLimited => {
+            let subject = String::from_utf8_lossy(subject);
+            send_error(
+                upstream,
+                &format!("Permissions Violation for Publish to \"{subject}\": rate_limited"),
+            );
+        }
         // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
         Refusal::PayloadTooLarge | Refusal::TooManySubscriptions | Refusal::Draining => {}
     }

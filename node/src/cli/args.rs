@@ -32,6 +32,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Validate a configuration and print what is in effect, secrets masked
     Check(CheckArgs),
+    /// Have the node of a data directory read its configuration again
+    Reload(ReloadArgs),
     /// Make the credentials of users
     Auth(AuthArgs),
     /// Publish one message
@@ -119,6 +121,13 @@ pub struct CheckArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Where the node keeps its files
+    #[arg(long, value_name = "DIR", env = "WAYMEET_NODE__DATA_DIR", default_value = "./waymeet-data")]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
