@@ -303,6 +303,28 @@ async def test_nats_is_told_in_nats_servers_words(node):
         assert client.is_connected, "a violation does not end a session"
 
 
+async def test_who_shows_nothing_is_anonymous(node, admin):
+    """Although INFO says that credentials are asked for: clients that have some would keep them to themselves."""
+    watching = await admin.subscribe("a.>")
+    await admin.flush(5)
+    async with nats_py(node) as client:
+        await client.publish("a.secret", b"no")
+        await client.publish("a.b", b"nats-py")
+        await client.flush(5)
+    for kind in (AsyncNats, WebSocketNats):
+        client = kind({})
+        await client.open(node)
+        await client.publish("a.secret", b"no")
+        await client.publish("a.b", kind.__name__.encode())
+        await client.close()
+    assert (await fetch(f"{node.http}/pub/a.b", body=b"curl")).status == 202
+    assert (await fetch(f"{node.http}/pub/a.secret", body=b"no")).status == 403
+    assert (await fetch(f"{node.http}/pub/a.b", "-u", "limited:wrong", body=b"no")).status == 401
+    got = [(await watching.next_msg(5)).data for _ in range(4)]
+    await watching.unsubscribe()
+    assert got == [b"nats-py", b"AsyncNats", b"WebSocketNats", b"curl"]
+
+
 async def test_denied_publishes_are_counted(node):
     async def count():
         metrics = (await fetch(f"{node.http}/metrics", "-u", f"admin:{PASSWORD}")).body.decode()

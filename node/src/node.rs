@@ -206,8 +206,9 @@ impl Node {
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
     ///
-    /// New permissions hold once this returns: for publications, for subscriptions that are there and for sessions
-    /// that live. What is no longer allowed is told so and ends.
+    /// New permissions of users hold once this returns: for publications, for subscriptions that are there and for
+    /// sessions that live. What is no longer allowed is told so and ends, as soon as its task has its turn; so do
+    /// sessions of a time when nobody was asked who he is.
     ///
     /// # Errors
     /// When `[auth]` names a file that cannot be used; then nothing changes.

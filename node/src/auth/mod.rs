@@ -260,6 +260,11 @@ impl Auth {
         (before < self.limits.max_unproved).then_some(place)
     }
 
+    /// Counts a client that came when there were too many unproved ones.
+    pub(crate) fn count_crowd(&self) {
+        self.memory.metrics.refused_connection("max_unproved");
+    }
+
     pub(crate) fn limits(&self) -> &AuthLimits {
         &self.limits
     }

@@ -233,3 +233,31 @@ fn config_user(name: &str) -> crate::config::User {
     let user = config.auth.users.remove(0);
     crate::config::User { name: name.to_owned(), password_hash: None::<Secret>, ..user }
 }
+
+#[test]
+fn those_who_have_not_proved_who_they_are_are_bounded() {
+    let node = node(&format!("limits.auth.max_unproved = 2\n{}", ada("x")));
+    let (first, _second) = (node.auth.unproved().unwrap(), node.auth.unproved().unwrap());
+    assert!(node.auth.unproved().is_none() && node.auth.unproved().is_none());
+    drop(first);
+    assert!(node.auth.unproved().is_some(), "whoever was turned away takes no place");
+}
+
+#[test]
+fn a_user_has_so_many_sessions_and_publishes_so_much() {
+    use crate::metrics::DropReason;
+    use waymeet_core::permissions::Access;
+    let limits = "limits = { max_connections = 1, bytes_per_second = 100 }\npublish = { allow = ['a.>'] }";
+    let node = node(&format!("{}{limits}", ada("x")));
+    let user = node.auth.directory.read().by_name("ada").unwrap();
+    let first = user.connect().unwrap();
+    assert!(user.connect().is_none());
+    drop(first);
+    assert!(user.connect().is_some());
+    let bound = Bound::new(node.policies.get(user.policy_id()), Access::Some);
+    let objection = |subject, size| bound.objection(Subject::new(subject).unwrap(), size);
+    assert_eq!(objection("b", 1), Some(DropReason::NoPermission));
+    assert_eq!(objection("a.b", 1_000_000), None, "a second's worth is there, and something larger is owed");
+    assert_eq!(objection("a.b", 1), Some(DropReason::RateLimited));
+    assert_eq!(objection("b", 1), Some(DropReason::NoPermission), "which is the better reason");
+}

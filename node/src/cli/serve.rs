@@ -65,6 +65,7 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
         data_dir: &config.node.data_dir,
         program: &program(),
         anonymous: config.auth.anonymous,
+        users: config.auth.users.len(),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{banner}")?;

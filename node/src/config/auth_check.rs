@@ -181,3 +181,56 @@ fn check_raw_users(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_key_and_its_remedy() {
+        let user = "[[auth.users]]\nname = 'ada'\n";
+        for (text, key, remedy) in [
+            (format!("{user}password_hash = 's3cr3t'"), "auth.users[0].password_hash", "waymeet auth hash"),
+            (format!("{user}token_hash = '$2b$s3cr3t'"), "auth.users[0].token_hash", "waymeet auth hash"),
+            (format!("{user}nkey = '{}'", KEY.replace('X', "Y")), "auth.users[0].nkey", "checksum"),
+            (format!("{user}nkey = 'SUs3cr3t'"), "auth.users[0].nkey", "base32"),
+            (format!("{user}certificate = ''"), "auth.users[0].certificate", "common name"),
+            (format!("{user}{user}"), "auth.users[1].name", "each user has its own"),
+            ("[[auth.users]]\nname = 'a:b'".to_owned(), "auth.users[0].name", "colons"),
+            (format!("{user}nkey = '{KEY}'\n[[auth.users]]\nname = 'b'\nnkey = '{KEY}'"), "auth.users[1].nkey", "who it is"),
+            (format!("{user}publish = {{ allow = ['a..b'] }}"), "auth.users[0].publish.allow[0]", "empty token"),
+            (format!("{user}subscribe = {{ deny = ['a', 'a q x'] }}"), "auth.users[0].subscribe.deny[1]", "queue group"),
+            (format!("{user}allow_responses = {{ count = 0 }}"), "auth.users[0].allow_responses.count", "leave"),
+            (format!("{user}limits = {{ messages_per_second = 0 }}"), "auth.users[0].limits.messages_per_second", "leave"),
+            ("[[auth.users]]\nname = 'a.b'\npublish = { allow = ['{{user}}.x'] }".to_owned(), "auth.users[0].publish.allow[0]", "one token"),
+            ("[auth.defaults]\npublish = { allow = ['{{user}}.x'] }\n[[auth.users]]\nname = 'a.b'".to_owned(), "auth.users[0].name", "one token"),
+            ("[[auth.users]]\nname = 'anonymous'".to_owned(), "auth.users[0].name", "auth.anonymous = true"),
+            (format!("auth.anonymous = true\n[[auth.users]]\nname = 'anonymous'\nnkey = '{KEY}'"), "auth.users[0].name", "another name"),
+            (format!("[[listeners.lines]]\naddress = '127.0.0.1:0'\nsubject = 'a'\nmode = 'publish'\n{user}"), "listeners.lines[0].user", "auth.anonymous = true"),
+            ("[[listeners.datagrams]]\naddress = '127.0.0.1:0'\nsubject = 'a'\nmode = 'publish'\nuser = 'x'".to_owned(), "listeners.datagrams[0].user", "auth.users"),
+            (format!("{user}pasword_hash = 'x'"), "auth.users[0].pasword_hash", "password_hash"),
+        ] {
+            let error = Config::from_toml(&text, Path::new("waymeet.toml")).expect_err(&text).to_string();
+            assert!(error.contains(&format!("{key}: ")) && error.contains(remedy), "{text}\n{error}");
+            assert!(!error.contains("s3cr3t") && error.starts_with("waymeet.toml:"), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_design_shows_is_taken() {
+        let text = format!(
+            "[listeners.nats]\naddress = '0.0.0.0:4222'\n[[auth.users]]\nname = 'sensor-7'\n\
+             password_hash = '{}'\nnkey = '{KEY}'\ncertificate = 'sensor-7.example'\npsk_file = 'sensor-7.psk'\n\
+             publish = {{ allow = ['sensors.7.>'], deny = ['sensors.7.secret'] }}\n\
+             subscribe = {{ allow = ['commands.7.>', 'jobs.> workers.*'] }}\n\
+             allow_responses = {{ count = 1, expires = '1m' }}",
+            "$argon2id$v=19$m=19456,t=2,p=1$d2F5bWVldC1kZWNveS1zYWx0$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+        );
+        let config = Config::from_toml(&text, Path::new("waymeet.toml")).unwrap();
+        let printed = config.to_toml().unwrap();
+        assert!(!printed.contains("argon2id") && printed.contains("sensors.7.secret"), "{printed}");
+    }
+}

@@ -85,7 +85,7 @@ fn mask_value(value: &mut Value, secret: bool) {
 }
 
 /// Masks the user information of a URL (RFC 3986, section 3.2.1).
-fn mask_credentials(text: &mut String) {
+pub(super) fn mask_credentials(text: &mut String) {
     let Some(start) = text.find("://").map(|at| at + 3) else { return };
     let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
     if let Some(at) = text[start..end].rfind('@') {

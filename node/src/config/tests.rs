@@ -388,7 +388,7 @@ proptest! {
         prop_assert!(!printed.contains("s3cr3t"), "{}", printed);
         prop_assert!(printed.contains("http://***@127.0.0.1/a@b"));
         prop_assert!(printed.contains("a.psk"));
-        let debugged = format!("{:?}", config.auth);
+        let debugged = format!("{config:?}");
         prop_assert!(!debugged.contains("s3cr3t"));
     }
 }

@@ -60,6 +60,9 @@ impl Entrance {
         }
         entrance.unproved = auth.unproved();
         entrance.is_crowded = entrance.unproved.is_none();
+        if entrance.is_crowded {
+            auth.count_crowd();
+        }
         entrance.nonce = Some(auth::nonce());
         entrance
     }

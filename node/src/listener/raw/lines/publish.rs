@@ -88,24 +88,19 @@ impl Batch<'_> {
         let shared = &service.node.shared;
         let acting = service.acting();
         origin.policy = acting.as_ref().and_then(|node| node.user.as_ref()).map(|user| user.policy_id());
-        let may_speak = acting.is_some();
         let ((), outcome) = shared.batch(origin.listener, |publisher| {
+            let mut publish = |line| match acting {
+                Some(_) => publish_line(service, publisher, *origin, subject, line),
+                None => service.reject_stranger(),
+            };
             let mut rest = input;
             while let Some(line) = lines.next(&mut rest) {
-                if may_speak {
-                    publish_line(service, publisher, *origin, subject, line)
-                } else {
-                    service.reject_stranger()
-                }
+                publish(line);
             }
             if input.is_empty()
                 && let Some(line) = lines.finish()
             {
-                if may_speak {
-                    publish_line(service, publisher, *origin, subject, line)
-                } else {
-                    service.reject_stranger()
-                }
+                publish(line);
             }
             publisher.routed(began.elapsed());
         });
