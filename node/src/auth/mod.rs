@@ -302,7 +302,7 @@ impl Drop for Unproved {
 /// Whether the signature, in either of the two forms of base64 that clients use, is that of the nonce.
 fn is_signed(key: &UserKey, signature: &str, nonce: &[u8]) -> bool {
     let decoded = URL_SAFE_NO_PAD.decode(signature).or_else(|_| STANDARD.decode(signature));
-    let Ok(Ok(signature)) = decoded.map(|bytes| <[u8; 64]>::try_from(bytes)) else { return false };
+    let Ok(Ok(signature)) = decoded.map(<[u8; 64]>::try_from) else { return false };
     let signature = ed25519_dalek::Signature::from_bytes(&signature);
     ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes())
         .is_ok_and(|key| key.verify_strict(nonce, &signature).is_ok())

@@ -89,7 +89,7 @@ impl Batch<'_> {
         let acting = service.acting();
         origin.policy = acting.as_ref().and_then(|node| node.user.as_ref()).map(|user| user.policy_id());
         let ((), outcome) = shared.batch(origin.listener, |publisher| {
-            let mut publish = |line| match acting {
+            let mut publish = |line: Line<'_>| match acting {
                 Some(_) => publish_line(service, publisher, *origin, subject, line),
                 None => service.reject_stranger(),
             };
