@@ -436,8 +436,7 @@ impl Mailbox {
 
     /// Looks at the permissions again, after a reload.
     fn recheck(&self) {
-        let user = &self.handle.user;
-        let is_gone = match user {
+        let is_gone = match &self.handle.user {
             Some(user) => user.is_gone(),
             None => {
                 self.queue.listener() == Listener::Http
