@@ -1,17 +1,17 @@
 """Users for the suites, and the official clients that log in as them.
 
-Owns the credentials. The hashes are of the cheapest cost there is, because a suite logs in often; what `waymeet auth
-hash` prints is looked at by one test.
+Owns the credentials, and how each client is told them. It must not know what a user may do.
 """
 
 import asyncio
 import contextlib
 
 import nats
+
 from drivers.agent import JS, TARGET, Agent
 from drivers.process import run
 
-# What stands in these hashes is known to everybody, and they are good for nothing else.
+# Known to everybody, and good for nothing else.
 PASSWORD = "correct horse: battery"
 TOKEN = "robot:a-token-of-its-own"
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
@@ -35,7 +35,12 @@ async def nats_py(node, **identity):
         said.append(str(error))
 
     client = await nats.connect(
-        node.nats, allow_reconnect=False, connect_timeout=5, error_cb=on_error, max_reconnect_attempts=0, **identity
+        node.nats,
+        allow_reconnect=False,
+        connect_timeout=5,
+        error_cb=on_error,
+        max_reconnect_attempts=0,
+        **identity,
     )
     client.said = said
     try:

@@ -1,6 +1,6 @@
-"""Who is let in: each way of proving an identity on each listener that carries it, right, wrong, missing, replayed.
+"""Who is let in: each way of proving an identity on each listener that carries it.
 
-All of it by official clients, and where the bytes matter by curl and a socket.
+Right, wrong, missing and replayed; by official clients, and where the bytes matter by curl and a socket.
 """
 
 import asyncio
@@ -9,9 +9,21 @@ import json
 
 import nkeys
 import pytest
+
 from drivers.curl import fetch
 from drivers.raw import RawTcp
-from identities import NKEY, OTHER_SEED, PASSWORD, SEED, TOKEN, AsyncNats, WebSocketNats, hash_of, nats_py, quiet
+from identities import (
+    NKEY,
+    OTHER_SEED,
+    PASSWORD,
+    SEED,
+    TOKEN,
+    AsyncNats,
+    WebSocketNats,
+    hash_of,
+    nats_py,
+    quiet,
+)
 
 BASIC = base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
 IDENTITIES = {
@@ -48,7 +60,7 @@ nkey = "{NKEY}"
 
 @pytest.fixture(scope="module")
 def node_of():
-    """The suite's node is started by the first test that wants it, as its users' hashes come from the binary."""
+    """The suite's node. The first test that wants it starts it, as the binary makes its users' hashes."""
     return {}
 
 
@@ -142,10 +154,14 @@ async def test_a_browser_logs_in_with_a_cookie(node):
     page = await fetch(f"{node.http}/login", "-H", "Accept: text/html", body=form)
     assert (page.status, page.header("Location")) == (303, "/")
     as_json = json.dumps({"token": TOKEN}).encode()
-    assert (await fetch(f"{node.http}/login", "-H", "Content-Type: application/json", body=as_json)).status == 204
+    assert (
+        await fetch(f"{node.http}/login", "-H", "Content-Type: application/json", body=as_json)
+    ).status == 204
 
 
-@pytest.mark.parametrize("path,status", [("/healthz", 200), ("/readyz", 200), ("/metrics", 401), ("/peers", 401)])
+@pytest.mark.parametrize(
+    "path,status", [("/healthz", 200), ("/readyz", 200), ("/metrics", 401), ("/peers", 401)]
+)
 async def test_only_health_is_open_to_strangers(node, path, status):
     assert (await fetch(node.http + path)).status == status
 
@@ -164,7 +180,10 @@ async def test_plain_coap_has_no_identity(node):
     context = await aiocoap.Context.create_client_context()
     try:
         for method, path in [
-            (aiocoap.POST, "/pub/a"), (aiocoap.POST, "/req/a"), (aiocoap.GET, "/sub/a"), (aiocoap.GET, "/metrics"),
+            (aiocoap.POST, "/pub/a"),
+            (aiocoap.POST, "/req/a"),
+            (aiocoap.GET, "/sub/a"),
+            (aiocoap.GET, "/metrics"),
         ]:
             observe = 0 if path.startswith("/sub") else None
             message = aiocoap.Message(code=method, uri=node.coap + path, payload=b"", observe=observe)
@@ -231,7 +250,9 @@ async def test_our_own_commands_log_in(node, binary, tmp_path):
         code, _, err = await run(binary, "pub", "a", "x", "--server", node.nats, *options)
         assert code == expected, err
         assert PASSWORD.encode() not in err
-    code, _, err = await run(binary, "pub", "a", "x", "--server", node.nats, "--user", "ada", stdin=f"{PASSWORD}\n".encode())
+    code, _, err = await run(
+        binary, "pub", "a", "x", "--server", node.nats, "--user", "ada", stdin=f"{PASSWORD}\n".encode()
+    )
     assert code == 0, err
     code, out, err = await run(binary, "bench", "pub", "--help")
     assert code == 0, err

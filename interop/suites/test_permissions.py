@@ -1,7 +1,8 @@
 """What users may do: the same cases through every listener, and what a reload does to those who are there.
 
-The rules are the defaults, so that they hold for the user of each listener alike: whoever logs in by a password, the
-user of a raw listener, and over plain CoAP the anonymous one. An administrator without rules watches and provokes.
+The rules are the defaults, so that they hold for the user of each listener alike: whoever logs in by a
+password, the user of a raw listener, and over plain CoAP the anonymous one. An administrator without rules
+watches and provokes.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import signal
 
 import pytest
 import pytest_asyncio
+
 from drivers.coap_aiocoap import AioCoap
 from drivers.curl import Curl, fetch
 from drivers.raw import RawTcp
@@ -18,8 +20,12 @@ from identities import PASSWORD, AsyncNats, WebSocketNats, hash_of, nats_py
 from waymeet_node import Waymeet
 
 RULES = """
-publish = { allow = ["a.>", "b.*", "c.{{user}}.x", "marker", "_INBOX.>"], deny = ["a.secret", "a.*.no", "b.b"] }
-subscribe = { allow = ["a.>", "b.*", "q.>", "q.> good.*", "marker", "marker good.*", "marker bad", "_INBOX.>"], deny = ["a.secret.>", "a.*.no", "b.b", "q.no"] }
+[auth.defaults.publish]
+allow = ["a.>", "b.*", "c.{{user}}.x", "marker", "_INBOX.>"]
+deny = ["a.secret", "a.*.no", "b.b"]
+[auth.defaults.subscribe]
+allow = ["a.>", "b.*", "q.>", "q.> good.*", "marker", "marker good.*", "marker bad", "_INBOX.>"]
+deny = ["a.secret.>", "a.*.no", "b.b", "q.no"]
 """
 
 # Subject, and whether it may be published to.
@@ -88,13 +94,13 @@ async def node(pytestconfig):
     node = Waymeet(pytestconfig.getoption("--binary"))
     hashed = await hash_of(node.binary, PASSWORD)
     raw = "".join(
-        f'[[listeners.lines]]\naddress = "127.0.0.1:0"\nsubject = "{subject}"\nmode = "publish"\nuser = "limited"\n'
+        f'[[listeners.lines]]\naddress = "127.0.0.1:0"\nsubject = "{subject}"\n'
+        'mode = "publish"\nuser = "limited"\n'
         for subject in ["marker", *(subject for subject, _ in PUBLISH)]
     )
     await node.start(
         config=f"""
 auth.anonymous = true
-[auth.defaults]
 {RULES}
 [[auth.users]]
 name = "limited"
@@ -166,7 +172,7 @@ class Driven:
             assert "orbidden" in str(error), error
 
     async def subscribe(self, subject_filter, queue, put):
-        # Both in one, so that what comes keeps its order; where one of them is refused, the other stands alone.
+        # Both in one, so that what comes keeps its order. Where one is refused, the other stands alone.
         both = "/sub?" + "&".join(f"filter={one.replace('>', '**')}" for one in (subject_filter, "marker"))
         tries = [both, "/sub?filter=marker"] if self.one_request else [(subject_filter, "marker")]
         for attempt in tries:
@@ -304,7 +310,7 @@ async def test_nats_is_told_in_nats_servers_words(node):
 
 
 async def test_who_shows_nothing_is_anonymous(node, admin):
-    """Although INFO says that credentials are asked for: clients that have some would keep them to themselves."""
+    """Although INFO says that credentials are asked for, or clients would keep theirs to themselves."""
     watching = await admin.subscribe("a.>")
     await admin.flush(5)
     async with nats_py(node) as client:
@@ -423,7 +429,9 @@ async def test_a_reload_reaches_those_who_are_there(binary, world, how):
             stays = await enter(nats_py(node, user="stays", password=PASSWORD))
             leaves = await RawTcp.open(node.nats)
             await leaves.until(b"\r\n")
-            await leaves.send(f'CONNECT {{"user":"leaves","pass":"{PASSWORD}","verbose":false}}\r\nPING\r\n'.encode())
+            await leaves.send(
+                f'CONNECT {{"user":"leaves","pass":"{PASSWORD}","verbose":false}}\r\nPING\r\n'.encode()
+            )
             await leaves.until(b"PONG\r\n")
             admin = await enter(nats_py(node, user="admin", password=PASSWORD))
             kept, lost = await stays.subscribe("kept.a"), await stays.subscribe("lost.a")
@@ -453,7 +461,12 @@ async def test_a_reload_reaches_those_who_are_there(binary, world, how):
             assert any('permissions violation for publish to "lost.b"' in word for word in said), said
             assert await leaves.rest() == b"-ERR 'Authorization Violation'\r\n"
             allowed = await fetch(
-                f"{node.http}/pub/kept.b", "-u", f"stays:{PASSWORD}", "-H", "Origin: http://page.example", body=b"x"
+                f"{node.http}/pub/kept.b",
+                "-u",
+                f"stays:{PASSWORD}",
+                "-H",
+                "Origin: http://page.example",
+                body=b"x",
             )
             assert allowed.status == 202
             assert (await fetch(f"{node.http}/pub/a", "-u", f"leaves:{PASSWORD}", body=b"x")).status == 401
