@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coap;
+pub mod credentials;
 pub mod dtls;
 pub mod envelope;
 pub mod headers;
@@ -15,6 +16,7 @@ pub mod mesh;
 pub mod message;
 pub mod nats;
 pub mod permissions;
+pub mod rate;
 pub mod resource;
 pub mod router;
 pub mod subject;

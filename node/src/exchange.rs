@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
-use waymeet_core::Subject;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
+use waymeet_core::{Filter, Subject};
 
+use crate::auth::Policies;
 use crate::config::Limits;
 use crate::interest::Interest;
 use crate::metrics::Metrics;
@@ -22,6 +23,8 @@ pub(crate) struct Exchange {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) interest: Interest,
+    /// What publishers may do, by the number that a publication carries.
+    pub(crate) policies: Policies,
     draining: AtomicBool,
 }
 
@@ -33,6 +36,7 @@ impl Exchange {
             metrics,
             limits,
             interest: Interest::default(),
+            policies: Policies::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -72,6 +76,12 @@ impl Exchange {
     pub(crate) fn refresh(&self, subscription: &Subscription) {
         let _router = self.router.write();
         self.generations.advance(subscription.filter.as_filter());
+    }
+
+    /// Makes every plan stale, because permissions have changed.
+    pub(crate) fn refresh_all(&self) {
+        let _router = self.router.write();
+        self.generations.advance(Filter::EVERYTHING);
     }
 
     pub(crate) fn generation(&self, class: u8) -> Generation {

@@ -5,6 +5,7 @@
 // Only `udp::linux` and `udp::poll` have any, with their proofs.
 #![deny(unsafe_code)]
 
+mod auth;
 mod buffers;
 mod client;
 pub mod config;
@@ -30,6 +31,7 @@ pub mod udp;
 mod upstream;
 mod worker;
 
+pub use auth::{AuthError, hash_secret};
 pub use client::{Client, ClientError, Service};
 pub use delivery::Delivery;
 pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthError;
 use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
-use crate::dtls::{FilePsks, PskError, PskLookup};
+use crate::dtls::PskLookup;
 use crate::handle::NodeHandle;
 use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
@@ -54,9 +55,9 @@ pub enum StartError {
         /// What is wrong with it.
         error: TlsError,
     },
-    /// A pre-shared key cannot be used.
-    #[error("auth.users: {0}")]
-    Psk(#[from] PskError),
+    /// `[auth]` names a file that cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -161,17 +162,14 @@ impl NodeBuilder {
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
         };
-        let shared = Arc::new(Shared::new(config.clone(), info));
-        let handle = NodeHandle { shared: shared.clone() };
+        let shared = Arc::new(Shared::new(config.clone(), info)?);
+        let handle = NodeHandle { shared: shared.clone(), user: None };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let acceptors = Acceptors::load(&config, &shared.metrics)
             .map_err(|(key, error)| StartError::Tls { key, error })?;
-        let psks = match self.psks {
-            Some(psks) => psks,
-            None => Arc::new(FilePsks::read(&config).map_err(|(_, error)| StartError::Psk(error))?),
-        };
+        let psks = self.psks.unwrap_or_else(|| shared.auth.clone());
         let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
@@ -243,10 +241,28 @@ impl Node {
     }
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
-    /// Certificates are read again; sessions that there are keep theirs.
-    pub fn reload(&self, config: Config) {
+    ///
+    /// New permissions of users hold once this returns: for publications, for subscriptions that are there and for
+    /// sessions that live. What is no longer allowed is told so and ends, as soon as its task has its turn; so do
+    /// sessions of a time when nobody was asked who he is. Certificates are read again; sessions that there are keep
+    /// theirs.
+    ///
+    /// # Errors
+    /// When `[auth]` names a file that cannot be used; then nothing changes.
+    pub fn reload(&self, config: Config) -> Result<(), AuthError> {
+        let shared = &self.handle.shared;
+        shared.auth.reload(&config, &shared.exchange.policies)?;
         self.acceptors.reload(&config);
-        *self.handle.shared.live_config.write() = Arc::new(config);
+        *shared.live_config.write() = Arc::new(config);
+        shared.exchange.refresh_all();
+        for wire in shared.wire_sessions.lock().values() {
+            wire.outbox.recheck();
+        }
+        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
+            mailbox.recheck();
+        }
+        shared.auth.notify();
+        Ok(())
     }
 
     /// Ends the node in order: no new sessions, then everything that is under way is finished as far as
@@ -256,7 +272,8 @@ impl Node {
         shared.phase.send_replace(Phase::Draining);
         for (session, wire) in shared.wire_sessions.lock().iter() {
             // Lame duck mode: clients that know of another node go there.
-            let line = nats::info_line(&self.handle, *session, (wire.peer, wire.local), wire.offer, true);
+            let ends = (wire.peer, wire.local);
+            let line = nats::info_line(&self.handle, *session, ends, wire.offer, None, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }

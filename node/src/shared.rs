@@ -12,6 +12,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use crate::auth::{Addresses, Auth, AuthError};
 use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::metrics::{Listener, Metrics};
@@ -58,6 +59,9 @@ pub(crate) struct WireSession {
 pub(crate) struct Shared {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) auth: Arc<Auth>,
+    /// Connections of each client address.
+    pub(crate) clients: Arc<Addresses>,
     /// As it was at the start.
     pub(crate) config: Arc<Config>,
     /// As it is after reloads.
@@ -85,16 +89,21 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Self {
+    /// # Errors
+    /// When `[auth]` names a file that cannot be used.
+    pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Result<Self, AuthError> {
         let metrics = Arc::new(Metrics::new());
         let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
+        let auth = Arc::new(Auth::new(&config, &exchange.policies, metrics.clone())?);
         let replies = Arc::new(Replies::new(metrics.clone()));
         let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));
         exchange.subscribe(&Arc::new(inbox));
-        Self {
+        Ok(Self {
             foreign: Mutex::new(Publisher::new(exchange.clone(), rand::random())),
             exchange,
             metrics,
+            auth,
+            clients: Arc::default(),
             live_config: RwLock::new(config.clone()),
             config,
             info,
@@ -106,7 +115,7 @@ impl Shared {
             last_session: AtomicU64::new(0),
             last_receipt: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The next session's number; never 0, never used twice.

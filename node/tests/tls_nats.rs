@@ -129,10 +129,10 @@ async fn certificates_are_exchanged_under_living_sessions_and_a_bad_one_is_not_t
     let old = std::fs::read(certs.path().join("server.pem")).unwrap();
     // The key is still the old one: this cannot be used, and what was there stays.
     std::fs::copy(others.path().join("server.pem"), certs.path().join("server.pem")).unwrap();
-    node.reload(config.clone());
+    node.reload(config.clone()).expect("nothing is wrong with it");
     assert!(greet(&node, certs.path(), false).await.contains("PONG"));
     std::fs::copy(others.path().join("server-key.pem"), certs.path().join("server-key.pem")).unwrap();
-    node.reload(config);
+    node.reload(config).expect("nothing is wrong with it");
     assert_eq!(greet(&node, certs.path(), false).await, "no handshake");
     assert!(greet(&node, others.path(), false).await.contains("PONG"));
     living.write_all(b"PING\r\n").await.unwrap();
@@ -230,4 +230,31 @@ async fn random_bytes_in_place_of_a_handshake_end_the_connection() {
             assert!(greet(&node, certs.path(), false).await.contains("PONG"));
         }
     }
+}
+
+#[tokio::test]
+async fn a_certificate_is_a_user() {
+    let certs = certificates();
+    let ca = format!("mode = \"optional\"\nclient_ca_file = \"{}/ca.pem\"", certs.path().display());
+    let user =
+        "[[auth.users]]\nname = \"sensor-7\"\ncertificate = \"client\"\npublish = { allow = [\"a.>\"] }\n";
+    let node = start(&format!("{}{user}", section("nats", certs.path(), &ca))).await;
+    let said = greet(&node, certs.path(), true).await;
+    assert!(said.contains("PONG"), "{said}");
+    let said = greet(&node, certs.path(), false).await;
+    assert!(said.contains("Authorization Violation") && !said.contains("PONG"), "{said}");
+
+    let mut stream = open(&node).await;
+    read_until(&mut stream, "\r\n").await;
+    let mut stream = shake_hands(stream, trust(certs.path(), true)).await.expect("a handshake");
+    stream.write_all(b"CONNECT {}\r\nPUB b.c 1\r\n1\r\nPING\r\n").await.unwrap();
+    let said = read_until(&mut stream, "PONG\r\n").await;
+    assert!(said.contains("Permissions Violation for Publish to \"b.c\""), "{said}");
+
+    // Whoever has the certificate no more is out, and hears why.
+    let other = user.replace("\"client\"", "\"another\"");
+    let config = read_config(&format!("{}{other}", section("nats", certs.path(), &ca)));
+    node.reload(config).expect("nothing is wrong with it");
+    let said = read_until(&mut stream, "Authorization Violation").await;
+    assert!(said.contains("Authorization Violation"), "{said}");
 }

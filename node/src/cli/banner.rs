@@ -42,6 +42,8 @@ pub struct Banner<'a> {
     pub program: &'a str,
     /// Whether clients without credentials are let in from other machines.
     pub anonymous: bool,
+    /// How many users there are; then clients have to log in.
+    pub users: usize,
 }
 
 impl fmt::Display for Banner<'_> {
@@ -69,7 +71,10 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  console  {http_scheme}://{}/", reachable(address))?;
         }
         writeln!(f, "  data     {}", self.data_dir.display())?;
-        if self.anonymous {
+        if self.users > 0 {
+            let others = if self.anonymous { "; others are anonymous" } else { "" };
+            writeln!(f, "  users    {}; name one with --user, or with -u of curl{others}", self.users)?;
+        } else if self.anonymous {
             writeln!(f, "\nClients are let in without credentials, from other machines too.")?;
         }
         let commands = self.commands();
@@ -149,7 +154,8 @@ mod tests {
         };
         let raw = vec![raw("lines", 1_234), raw("datagrams", 9_876)];
         let data_dir = Path::new("./d");
-        Banner { name: "n", addresses, raw, data_dir, program: "waymeet", anonymous: false }.to_string()
+        Banner { name: "n", addresses, raw, data_dir, program: "waymeet", anonymous: false, users: 0 }
+            .to_string()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerError, Serve
 use waymeet_core::{Filter, Message, Subject};
 
 use super::args::ServerArgs;
+use super::identity::Identity;
 use super::server::{Scheme, Server};
 use super::tls::TlsSetupError;
 
@@ -49,8 +50,10 @@ pub enum ClientError {
     Handshake { server: String, reason: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    #[error("{server} wants to know who you are: name a user with --user name:password")]
+    #[error("{server} wants to know who you are: say so with --user, --token, --nkey or --tls-cert")]
     CredentialsNeeded { server: String },
+    #[error("{0:#}")]
+    Identity(anyhow::Error),
     #[error("the server refused: {0}")]
     Refused(String),
     #[error("the server has closed the connection")]
@@ -110,11 +113,13 @@ impl Client {
             Scheme::Coap => return Err(ClientError::NotOverCoap(server.clone())),
             _ => return Err(ClientError::OnlyMeasured(server.clone())),
         }
-        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args));
+        // Somebody may have to type a password; the server's clock does not run yet.
+        let identity = Identity::find(args).map_err(ClientError::Identity)?;
+        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args, &identity));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))
     }
 
-    async fn greet(args: &ServerArgs) -> Result<Self, ClientError> {
+    async fn greet(args: &ServerArgs, identity: &Identity) -> Result<Self, ClientError> {
         let server = args.server.to_string();
         let wants_tls = args.server.scheme == Scheme::Tls || args.tls.tls_first;
         let mut stream = Either::Left(open(&args.server).await?);
@@ -137,16 +142,11 @@ impl Client {
             client.parsed = 0;
             client.stream = secure(client.stream, args).await?;
         }
-        let credentials = args.user.as_ref().or(args.server.credentials.as_ref());
-        if client.info.auth_required && credentials.is_none() {
+        if client.info.auth_required && identity.is_nobody() && !args.tls.shows_certificate() {
             return Err(ClientError::CredentialsNeeded { server });
         }
-        let connect = client::Connect {
-            name: "waymeet command line",
-            user: credentials.map(|credentials| credentials.name.as_str()),
-            pass: credentials.map(|credentials| credentials.password.as_str()),
-            ..client::Connect::default()
-        };
+        let shown = identity.show(client.info.nonce.as_deref());
+        let connect = client::Connect { name: "waymeet command line", ..shown.connect() };
         client::connect(&mut client.output, &connect);
         client.ping();
         loop {
@@ -280,6 +280,7 @@ async fn open(server: &Server) -> Result<TcpStream, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::IdentityArgs;
     use tokio::net::TcpListener;
 
     use super::super::tls::TlsArgs;
@@ -305,7 +306,7 @@ mod tests {
             let _ = stream.read_to_end(&mut heard).await;
             String::from_utf8(heard).unwrap()
         });
-        (ServerArgs { server, user: None, tls: TlsArgs::default() }, heard)
+        (ServerArgs { server, identity: IdentityArgs::default(), tls: TlsArgs::default() }, heard)
     }
 
     async fn refusal(script: &str) -> String {
@@ -358,7 +359,7 @@ mod tests {
         // The port was free a moment ago and nobody is told of it.
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         let server = format!("127.0.0.1:{port}").parse().unwrap();
-        let args = ServerArgs { server, user: None, tls: TlsArgs::default() };
+        let args = ServerArgs { server, identity: IdentityArgs::default(), tls: TlsArgs::default() };
         let error = Client::connect(&args).await.err().unwrap().to_string();
         assert!(error.contains("start a node with `waymeet`"), "{error}");
     }

@@ -72,6 +72,7 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
         data_dir: &config.node.data_dir,
         program: &program(),
         anonymous: config.auth.anonymous,
+        users: config.auth.users.len(),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{banner}")?;
@@ -112,9 +113,11 @@ fn reload(args: &ServeArgs, config: &mut Config, node: &Node, logs: &LogControl)
             return;
         }
     };
-    logs.set_level(new.log.level);
     let changed = config.changed_keys(&new);
-    node.reload(new.clone());
+    if let Err(error) = node.reload(new.clone()) {
+        return tracing::error!("the configuration was not reloaded: {error}");
+    }
+    logs.set_level(new.log.level);
     let (taken, waiting): (Vec<_>, Vec<_>) = changed.into_iter().partition(|key| Config::is_reloadable(key));
     if !waiting.is_empty() {
         tracing::warn!(

@@ -44,11 +44,35 @@ pub struct Server {
     pub credentials: Option<Credentials>,
 }
 
-/// A user's name and password.
+/// A user's name and password; the password may be said elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub name: String,
-    pub password: String,
+    pub password: Option<String>,
+}
+
+/// A bearer token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("expected a token".to_owned()) } else { Ok(Self(text.to_owned())) }
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -72,12 +96,14 @@ impl FromStr for Credentials {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some((name, password)) if !name.is_empty() => {
-                Ok(Self { name: name.to_owned(), password: password.to_owned() })
-            }
-            _ => Err("expected name:password".to_owned()),
+        let (name, password) = match text.split_once(':') {
+            Some((name, password)) => (name, Some(password.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() {
+            return Err("expected name or name:password".to_owned());
         }
+        Ok(Self { name: name.to_owned(), password })
     }
 }
 
@@ -155,7 +181,7 @@ mod tests {
         }
         let server: Server = "nats://u:p@ss:w@h".parse().unwrap();
         let credentials = server.credentials.clone().unwrap();
-        assert_eq!((credentials.name.as_str(), credentials.password.as_str()), ("u", "p@ss:w"));
+        assert_eq!((credentials.name.as_str(), credentials.password.as_deref()), ("u", Some("p@ss:w")));
         assert!(!format!("{server:?}").contains("p@ss"));
     }
 

@@ -48,6 +48,11 @@ fn flag(error: &TlsError) -> &'static str {
 }
 
 impl TlsArgs {
+    /// Whether there is a certificate to show, by which a server may know who we are.
+    pub fn shows_certificate(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
     /// What is needed to shake hands with the server.
     pub fn setup(&self, server: &Server) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsSetupError> {
         let identity = self.tls_cert.as_deref().zip(self.tls_key.as_deref());

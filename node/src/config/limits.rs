@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::auth::AuthLimits;
 use super::value::duration;
 
 /// `[limits]`. Sizes are in bytes. No limit can be switched off: to lift one, choose a large number.
@@ -16,6 +17,8 @@ pub struct Limits {
     pub max_control_line_bytes: usize,
     /// Client connections of all stream listeners together. Default 65,536, as nats-server.
     pub max_connections: usize,
+    /// Client connections of one address, loopback excepted: there a proxy speaks for many. Default 16,384.
+    pub max_connections_per_address: usize,
     /// Subscriptions of one session. Default 1,000,000: a gateway in front of many clients has some
     /// 100,000, and a million of them take about 200 MB.
     pub max_subscriptions_per_session: usize,
@@ -60,6 +63,8 @@ pub struct Limits {
     pub tls: TlsLimits,
     /// `[limits.dtls]`.
     pub dtls: DtlsLimits,
+    /// `[limits.auth]`.
+    pub auth: AuthLimits,
 }
 
 impl Default for Limits {
@@ -68,6 +73,7 @@ impl Default for Limits {
             max_payload_bytes: 1 << 20,
             max_control_line_bytes: 4_096,
             max_connections: 65_536,
+            max_connections_per_address: 16_384,
             max_subscriptions_per_session: 1_000_000,
             outbox_bytes: 64 << 20,
             queue_messages: 65_536,
@@ -84,6 +90,7 @@ impl Default for Limits {
             coap: CoapLimits::default(),
             tls: TlsLimits::default(),
             dtls: DtlsLimits::default(),
+            auth: AuthLimits::default(),
         }
     }
 }

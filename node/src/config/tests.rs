@@ -223,10 +223,13 @@ fn what_is_not_built_yet_says_so() {
     let table = [
         ("[mesh]\nlan = true".to_owned(), "[mesh] is not built yet"),
         ("[mesh]\naddress = '127.0.0.1:4224'".to_owned(), "[mesh] is not built yet"),
-        ("[[auth.users]]\nname = 'a'".to_owned(), "[auth.users] is not built yet"),
         (format!("[listeners.nats.{tls}"), "listeners.nats.tls.certificate_file: a cannot be read"),
         (format!("[listeners.http.{tls}"), "listeners.http.tls.certificate_file: a cannot be read"),
         ("[listeners.nats.tls]".to_owned(), "listeners.nats.tls.certificate_file: is not set"),
+        (
+            format!("[listeners.coap.d{tls}"),
+            "listeners.coap.dtls.certificate_file: DTLS takes pre-shared keys",
+        ),
     ];
     for (text, expected) in table {
         let errors = errors(&text);
@@ -347,9 +350,10 @@ fn user(secret: &str) -> User {
         nkey: None,
         certificate: None,
         psk_file: Some("a.psk".into()),
-        publish: Permissions::default(),
-        subscribe: Permissions::default(),
+        publish: None,
+        subscribe: None,
         allow_responses: None,
+        limits: None,
     }
 }
 
@@ -388,7 +392,7 @@ proptest! {
         prop_assert!(!printed.contains("s3cr3t"), "{}", printed);
         prop_assert!(printed.contains("http://***@127.0.0.1/a@b"));
         prop_assert!(printed.contains("a.psk"));
-        let debugged = format!("{:?}", config.auth);
+        let debugged = format!("{config:?}");
         prop_assert!(!debugged.contains("s3cr3t"));
     }
 }

@@ -177,7 +177,7 @@ impl PskResolver for Resolver {
         let identity = std::str::from_utf8(identity.get(..MAX_IDENTITY).map_or(identity, |_| &[])).ok()?;
         let key = self.0.key(identity)?;
         RESOLVED.set(Some(identity.into()));
-        Some(key.0)
+        Some(key.0.to_vec())
     }
 }
 

@@ -10,12 +10,12 @@ mod psk;
 use std::sync::Arc;
 
 pub(crate) use associations::{Associations, Change};
+pub use psk::PskError;
 pub(crate) use psk::check;
-pub use psk::{FilePsks, PskError};
 
 /// A key that a client and the node share.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Psk(Vec<u8>);
+pub struct Psk(Arc<[u8]>);
 
 /// Who has which key. Asked during a handshake on the thread of the listener, so that it must not block.
 pub trait PskLookup: Send + Sync {
@@ -39,7 +39,7 @@ impl Psk {
     /// When its length is not one that is taken.
     pub fn new(bytes: Vec<u8>) -> Result<Self, PskError> {
         match bytes.len() {
-            Self::MIN_BYTES..=Self::MAX_BYTES => Ok(Self(bytes)),
+            Self::MIN_BYTES..=Self::MAX_BYTES => Ok(Self(bytes.into())),
             length => Err(PskError::Length { length }),
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! Owns reading them. It must not show them.
 
-use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{Psk, PskLookup};
+use super::Psk;
 use crate::config::Config;
+
+/// The longest file that is read: the longest key takes 128 digits.
+const MAX_FILE_BYTES: u64 = 1_024;
 
 /// Why a key cannot be used. The writer of the configuration is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -34,49 +36,34 @@ pub enum PskError {
     },
 }
 
-/// The keys of all users that have one.
-#[derive(Clone, Debug, Default)]
-pub struct FilePsks(HashMap<String, Psk>);
-
-impl FilePsks {
-    /// Reads every key that the configuration names.
+impl Psk {
+    /// Reads a key from its file.
     ///
     /// # Errors
-    /// The first file that cannot be used, with the number of its user.
-    pub fn read(config: &Config) -> Result<Self, (usize, PskError)> {
-        let mut keys = HashMap::new();
-        for (index, user) in config.auth.users.iter().enumerate() {
-            if let Some(path) = &user.psk_file {
-                keys.insert(user.name.clone(), read(path).map_err(|error| (index, error))?);
-            }
+    /// When the file cannot be read, or holds no key that is taken.
+    pub(crate) fn read(path: &Path) -> Result<Self, PskError> {
+        let unreadable = |error| PskError::Unreadable { path: path.to_owned(), error };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut text = String::new();
+        file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+        let not_hex = || PskError::NotHex { path: path.to_owned() };
+        let digits = text.trim().as_bytes();
+        if !digits.len().is_multiple_of(2) {
+            return Err(not_hex());
         }
-        Ok(Self(keys))
-    }
-}
-
-impl PskLookup for FilePsks {
-    fn key(&self, identity: &str) -> Option<Psk> {
-        self.0.key(identity)
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+        let bytes = digits.chunks_exact(2).map(byte).collect::<Option<Vec<_>>>().ok_or_else(not_hex)?;
+        Self::new(bytes)
     }
 }
 
 /// What is wrong with the keys of the configuration, by the full key.
-pub(crate) fn check(config: &Config) -> Option<(String, PskError)> {
-    FilePsks::read(config).err().map(|(index, error)| (format!("auth.users[{index}].psk_file"), error))
-}
-
-fn read(path: &Path) -> Result<Psk, PskError> {
-    let unreadable = |error| PskError::Unreadable { path: path.to_owned(), error };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let not_hex = || PskError::NotHex { path: path.to_owned() };
-    let digits = text.trim().as_bytes();
-    if !digits.len().is_multiple_of(2) {
-        return Err(not_hex());
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-    let bytes = digits.chunks_exact(2).map(byte).collect::<Option<Vec<_>>>().ok_or_else(not_hex)?;
-    Psk::new(bytes)
+pub(crate) fn check(config: &Config) -> impl Iterator<Item = (String, PskError)> {
+    config.auth.users.iter().enumerate().filter_map(|(index, user)| {
+        let error = Psk::read(user.psk_file.as_deref()?).err()?;
+        Some((format!("auth.users[{index}].psk_file"), error))
+    })
 }
 
 #[cfg(test)]
@@ -87,13 +74,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key.psk");
         std::fs::write(&path, text).unwrap();
-        read(&path)
+        Psk::read(&path)
     }
 
     #[test]
     fn a_key_is_hex_of_a_length_that_cannot_be_guessed() {
         let key = read_text("000102030405060708090a0b0c0d0E0F\n").unwrap();
-        assert_eq!(key.0, (0..16).collect::<Vec<u8>>());
+        assert_eq!(*key.0, *(0..16).collect::<Vec<u8>>());
         assert_eq!(format!("{key:?}"), "***");
         for text in
             ["", "0001", "secret", "0001020304050607 8090a0b0c0d0e0f0", "0x01020304050607080910111213141516"]

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waymeet_core::message::RawMessage;
+use waymeet_core::permissions::Access;
 use waymeet_core::subject::LastSubject;
 
+use crate::auth::{Bound, Policy, PolicyId};
 use crate::exchange::Exchange;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
@@ -32,6 +34,8 @@ pub(crate) struct Origin {
     pub(crate) session: u64,
     /// The node itself, which may publish everywhere.
     pub(crate) trusted: bool,
+    /// What the publisher may do; `None` where nobody is asked who he is.
+    pub(crate) policy: Option<PolicyId>,
 }
 
 /// What became of one message.
@@ -59,6 +63,8 @@ pub(crate) struct Publisher {
     run: Option<Run>,
     /// The last subject of the run, if its plan holds for several.
     last: LastSubject,
+    /// The rules of whoever published last under rules.
+    policy: Option<Arc<Policy>>,
     batch: Batch,
 }
 
@@ -69,6 +75,8 @@ struct Run {
     messages: u64,
     /// How many of them are in the batch's blocks.
     encoded: u64,
+    /// What each message has to pass; nothing where all of the plan's subjects are open to the publisher.
+    bound: Option<Bound>,
 }
 
 impl Publisher {
@@ -78,6 +86,7 @@ impl Publisher {
             cache: MatchCache::new(exchange.limits.match_cache_entries),
             run: None,
             last: LastSubject::default(),
+            policy: None,
             batch: Batch::new(exchange, seed),
         }
     }
@@ -95,12 +104,28 @@ impl Publisher {
             self.settle();
             self.last.clear();
             match self.cache.get(message.subject, &self.batch.exchange) {
-                Ok(cached) => self.run = Some(Run { origin, cached, messages: 0, encoded: 0 }),
+                Ok(cached) => {
+                    let bound = self.bound(origin, &cached);
+                    self.run = Some(Run { origin, cached, messages: 0, encoded: 0, bound });
+                }
                 Err(_) => return self.batch.refuse(origin, DropReason::Invalid),
             }
         }
         let run = self.run.as_mut().expect("a run goes on or has just begun");
         self.batch.route(run, message, &mut self.last)
+    }
+
+    /// What stands between the publisher and the subjects of a plan. The plan remembers the answer for who asked
+    /// last, so that rules are gone through when a user is new to a subject and not for each run.
+    fn bound(&mut self, origin: Origin, cached: &Cached) -> Option<Bound> {
+        let id = origin.policy.filter(|_| !origin.trusted)?;
+        if self.policy.as_ref().is_none_or(|policy| policy.id != id) {
+            self.policy = Some(self.batch.exchange.policies.get(id));
+        }
+        let policy = self.policy.as_ref()?;
+        let access = cached.plan.access(policy);
+        let is_open = access == Access::All && policy.is_unmetered();
+        (!is_open).then(|| Bound::new(policy.clone(), access))
     }
 
     /// Ends the run, so that every subscription knows how many messages it has received.

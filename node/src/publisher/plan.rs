@@ -8,13 +8,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use waymeet_core::permissions::Access;
 use waymeet_core::router::Matches;
 use waymeet_core::subject::LastSubject;
 use waymeet_core::{OwnedSubject, Stem, Subject, SubjectError};
 
+use crate::auth::Policy;
 use crate::outbox::{Outbox, Protocol};
-use crate::subscription::Subscription;
+use crate::subscription::{Subscription, access_bits, access_from_bits};
 
 /// The subscriptions of one subject, by the way in which they are delivered to.
 pub(super) struct Plan {
@@ -23,14 +26,16 @@ pub(super) struct Plan {
     pub(super) reserved: bool,
     /// Wire outboxes, by what they want to be written: encoded once, queued for all members.
     pub(super) classes: Box<[Class]>,
-    /// Delivered to one by one: subscriptions that end after a number of messages, and those of a session
-    /// with several that match. Blocks would put all messages of one of its subscriptions before all of
+    /// Delivered to one by one: subscriptions that end after a number of messages, those whose user may answer
+    /// what it receives, and those of a session with several that match. Blocks would put all messages of one of its subscriptions before all of
     /// another's.
     pub(super) one_by_one: Box<[Target]>,
     /// Mailboxes and waiting requests: they share one copy of the message.
     pub(super) readers: Box<[Target]>,
     /// One member of each receives.
     pub(super) groups: Box<[Box<[Target]>]>,
+    /// How much of its subjects is open to who published here last: the policy's number and, in two bits, that.
+    access: AtomicU64,
 }
 
 /// The subjects that a plan holds for.
@@ -134,7 +139,8 @@ impl Prefix {
 }
 
 impl Plan {
-    pub(super) fn new(subject: Subject<'_>, matches: Matches<Arc<Subscription>>) -> Self {
+    pub(super) fn new(subject: Subject<'_>, mut matches: Matches<Arc<Subscription>>) -> Self {
+        keep_permitted(subject, &mut matches);
         let key = Key::new(subject, matches.any_last);
         let target = |subscription: Arc<Subscription>| Target {
             prefix: match &subscription.outbox {
@@ -148,6 +154,7 @@ impl Plan {
         for subscription in matches.plain {
             match &subscription.outbox {
                 _ if subscription.is_limited() => one_by_one.push(subscription),
+                Outbox::Wire(_) if subscription.tracks_requests() => one_by_one.push(subscription),
                 Outbox::Wire(wire) if repeated.contains(&wire.session()) => one_by_one.push(subscription),
                 Outbox::Wire(wire) => wires.push((wire.headers(), subscription)),
                 Outbox::Mailbox(_) | Outbox::Replies(_) => readers.push(subscription),
@@ -160,8 +167,25 @@ impl Plan {
             one_by_one: one_by_one.into_iter().map(target).collect(),
             readers: without_twins(readers).into_iter().map(target).collect(),
             groups: matches.groups.into_iter().map(group).collect(),
+            access: AtomicU64::new(0),
             key,
         }
+    }
+
+    /// How much of the plan's subjects a publisher may publish to.
+    pub(super) fn access(&self, policy: &Policy) -> Access {
+        let known = self.access.load(Ordering::Relaxed);
+        if known >> 2 == u64::from(policy.id.get()) {
+            return access_from_bits(known);
+        }
+        let permissions = &policy.permissions;
+        let access = match &self.key {
+            Key::One(subject) if permissions.may_publish(subject.as_subject()) => Access::All,
+            Key::One(_) => Access::None,
+            Key::AnyLast(stem) => permissions.publish_access(stem),
+        };
+        self.access.store(u64::from(policy.id.get()) << 2 | access_bits(access), Ordering::Relaxed);
+        access
     }
 
     /// Whether the plan names nobody.
@@ -178,6 +202,18 @@ impl Plan {
         let members: usize = self.groups.iter().map(|group| group.len()).sum();
         wires + self.one_by_one.len() + self.readers.len() + members
     }
+}
+
+/// Takes out the subscriptions whose user may not receive this subject. Where one may receive some of what its filter
+/// stands for, the subject's last token matters, whether or not a filter names it.
+fn keep_permitted(subject: Subject<'_>, matches: &mut Matches<Arc<Subscription>>) {
+    let all = matches.plain.iter().chain(matches.groups.iter().flatten());
+    matches.any_last &= !all.clone().any(|subscription| subscription.access() == Access::Some);
+    matches.plain.retain(|subscription| subscription.may_receive(subject));
+    for group in &mut matches.groups {
+        group.retain(|subscription| subscription.may_receive(subject));
+    }
+    matches.groups.retain(|group| !group.is_empty());
 }
 
 /// The sessions with more than one wire subscription among the matches.

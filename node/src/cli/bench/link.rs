@@ -9,12 +9,13 @@ use anyhow::{Context as _, bail};
 use mio::{Interest, Registry, Token};
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
-use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
+use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerInfo, ServerOperation};
 
 use super::dialect::Dialect;
 use super::scan::{Scanner, Seen};
 use super::{mqtt, redis};
 use crate::cli::args::ServerArgs;
+use crate::cli::identity::Identity;
 use crate::cli::server::Scheme;
 
 /// What is read at once, of whichever connection is ready.
@@ -30,7 +31,7 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Target {
     pub dialect: Dialect,
     address: SocketAddr,
-    connect: Vec<u8>,
+    identity: Identity,
     /// What is needed to shake hands, and whether that comes before the greeting.
     tls: Option<(Arc<ClientConfig>, ServerName<'static>, bool)>,
 }
@@ -39,6 +40,9 @@ pub struct Target {
 pub struct Stream {
     tcp: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// Whether INFO was read already, and what of it is to be signed.
+    is_greeted: bool,
+    nonce: Option<String>,
 }
 
 impl Target {
@@ -58,25 +62,10 @@ impl Target {
         let addresses = (server.host.as_str(), server.port).to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());
         let address = address.with_context(|| format!("cannot resolve {server}"))?;
-        let credentials = args.user.as_ref().or(server.credentials.as_ref());
-        if credentials.is_some() && dialect != Dialect::Nats {
+        let identity = Identity::find(args)?;
+        if !identity.is_nobody() && dialect != Dialect::Nats {
             bail!("{server} is measured without credentials");
         }
-        let connect = match dialect {
-            Dialect::Nats => {
-                let options = client::Connect {
-                    name: "waymeet bench",
-                    user: credentials.map(|credentials| credentials.name.as_str()),
-                    pass: credentials.map(|credentials| credentials.password.as_str()),
-                    ..client::Connect::default()
-                };
-                let mut connect = Vec::new();
-                client::connect(&mut connect, &options);
-                connect
-            }
-            Dialect::Redis => Vec::new(),
-            Dialect::Mqtt => mqtt::CONNECT.to_vec(),
-        };
         let tls = match server.scheme {
             Scheme::Tls => {
                 let (config, name) = args.tls.setup(server)?;
@@ -84,7 +73,25 @@ impl Target {
             }
             _ => None,
         };
-        Ok(Self { dialect, address, connect, tls })
+        Ok(Self { dialect, address, identity, tls })
+    }
+
+    /// What begins the conversation.
+    fn greeting(&self, stream: &mut Stream) -> io::Result<Vec<u8>> {
+        match self.dialect {
+            Dialect::Nats => {
+                if self.identity.signs() && !stream.is_greeted {
+                    stream.nonce = read_nonce(stream)?;
+                }
+                let nonce = stream.nonce.take();
+                let shown = self.identity.show(nonce.as_deref());
+                let mut connect = Vec::new();
+                client::connect(&mut connect, &client::Connect { name: "waymeet bench", ..shown.connect() });
+                Ok(connect)
+            }
+            Dialect::Redis => Ok(Vec::new()),
+            Dialect::Mqtt => Ok(mqtt::CONNECT.to_vec()),
+        }
     }
 
     /// Opens a connection; nothing is said on it but a handshake.
@@ -97,17 +104,13 @@ impl Target {
         })?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
-        let Some((config, name, first)) = &self.tls else { return Ok(Stream { tcp: stream, tls: None }) };
-        let mut stream = Stream { tcp: stream, tls: None };
+        let mut stream = Stream { tcp: stream, tls: None, is_greeted: false, nonce: None };
+        let Some((config, name, first)) = &self.tls else { return Ok(stream) };
         if !first {
-            // INFO is one line, and nothing comes behind it before the handshake.
-            let mut byte = [0];
-            while byte != *b"\n" {
-                stream
-                    .tcp
-                    .read_exact(&mut byte)
-                    .with_context(|| format!("{} does not greet", self.address))?;
-            }
+            // Nothing comes behind INFO before the handshake.
+            let nonce = read_nonce(&mut stream.tcp);
+            stream.nonce = nonce.with_context(|| format!("{} does not greet", self.address))?;
+            stream.is_greeted = true;
         }
         let mut tls = Box::new(ClientConnection::new(config.clone(), name.clone())?);
         while tls.is_handshaking() {
@@ -119,7 +122,8 @@ impl Target {
 
     /// Sends CONNECT, `setup` (subscriptions) and PING in one piece.
     pub fn introduce(&self, stream: &mut Stream, setup: &[u8]) -> io::Result<()> {
-        stream.write_all(&[&self.connect, setup, self.dialect.ping()].concat())
+        let greeting = self.greeting(stream)?;
+        stream.write_all(&[&greeting, setup, self.dialect.ping()].concat())
     }
 
     /// Reads up to the PONG that answers the introduction.
@@ -179,6 +183,24 @@ impl Target {
     }
 }
 
+/// Reads INFO, which is all that a server says before CONNECT, for what is to be signed.
+fn read_nonce(stream: &mut impl Read) -> io::Result<Option<String>> {
+    let mut input = Vec::new();
+    let mut chunk = [0; 4_096];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        input.extend_from_slice(&chunk[..read]);
+        match client::parse(&input, CLIENT_LIMITS) {
+            Ok(Parsed::Incomplete(_)) => {}
+            Ok(Parsed::Operation(ServerOperation::Info(json), _)) => return Ok(ServerInfo::read(json)?.nonce),
+            Ok(Parsed::Operation(..)) | Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.tls {
@@ -218,7 +240,7 @@ pub struct Link {
 impl Link {
     /// Takes over a greeted connection and registers it under `token`.
     pub fn new(stream: Stream, scanner: Scanner, registry: &Registry, token: Token) -> io::Result<Self> {
-        let Stream { tcp, tls } = stream;
+        let Stream { tcp, tls, .. } = stream;
         tcp.set_nonblocking(true)?;
         let mut stream = mio::net::TcpStream::from_std(tcp);
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;

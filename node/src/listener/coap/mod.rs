@@ -80,6 +80,8 @@ enum Woken {
     Item(Option<Item>),
     Answers,
     Timeout,
+    /// Permissions may have changed.
+    Reloaded,
     Stopped,
 }
 
@@ -101,6 +103,7 @@ impl Driver {
         let node = self.node.clone();
         let mut stopped = pin!(node.stopped());
         let mut timer = pin!(tokio::time::sleep(IDLE));
+        let mut reloads = node.shared.auth.reloads();
         let mut armed = None;
         loop {
             // A timer that fires too early finds nothing to do; moving it for every message would cost more.
@@ -116,6 +119,7 @@ impl Driver {
                 item = self.upstream.mailbox.recv() => Woken::Item(item),
                 () = poll_fn(|cx| self.upstream.requests.poll_ready(cx)) => Woken::Answers,
                 () = timer.as_mut() => Woken::Timeout,
+                Ok(()) = reloads.changed() => Woken::Reloaded,
                 () = stopped.as_mut() => Woken::Stopped,
             };
             let now = Instant::now();
@@ -132,6 +136,12 @@ impl Driver {
                     true
                 }
                 Woken::Answers => true,
+                Woken::Reloaded => {
+                    for (observation, why) in self.upstream.revoked() {
+                        self.session.revoke(now, observation, why, &mut self.upstream);
+                    }
+                    true
+                }
                 Woken::Timeout => {
                     armed = None;
                     timer.as_mut().reset((now + IDLE).into());
@@ -161,7 +171,7 @@ impl Driver {
         }
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
+    fn next_timeout(&mut self) -> Option<Instant> {
         let dtls = self.dtls.as_ref().map(|dtls| dtls.next_timeout());
         [self.session.next_timeout(), self.upstream.requests.next_timeout(), dtls].into_iter().flatten().min()
     }

@@ -94,9 +94,7 @@ pub(super) fn prepare(stream: &std::net::TcpStream) -> io::Result<()> {
 pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, peer: SocketAddr) {
     let result = match TcpStream::from_std(stream).and_then(|stream| Ok((stream.local_addr()?, stream))) {
         Ok((local, stream)) => {
-            if service.node.is_full() {
-                return refuse(stream, peer).await;
-            }
+            let Some(_place) = service.node.admit(peer.ip()) else { return refuse(stream, peer).await };
             let _session = service.node.metrics().session(Listener::Http);
             match service.tls.clone() {
                 None => drive(Connection::new(service, peer, local, Protection::default()), stream).await,
@@ -132,7 +130,7 @@ async fn secure(
 }
 
 async fn refuse(mut stream: TcpStream, peer: SocketAddr) {
-    tracing::warn!(%peer, "limits.max_connections is reached");
+    tracing::warn!(%peer, "limits.max_connections or max_connections_per_address is reached");
     // A client that is gone already need not be told.
     let _ = stream.write_all(FULL).await;
 }

@@ -108,6 +108,13 @@ impl Inbound {
         })
     }
 
+    /// Carries out what was read before the client's login was decided.
+    pub(super) fn resume(&mut self, conversation: &mut Conversation) -> Result<After, End> {
+        let input = std::mem::take(&mut self.left_over);
+        self.needed = 0;
+        self.carry_out(&input, false, conversation)
+    }
+
     fn poll_large<R: AsyncRead>(
         &mut self,
         mut reader: Pin<&mut R>,

@@ -6,6 +6,7 @@
 
 mod conversation;
 mod inbound;
+mod login;
 mod socket;
 mod stream;
 mod upgrade;
@@ -24,6 +25,7 @@ use crate::tls::Acceptor;
 use crate::worker::Workers;
 
 pub(crate) use conversation::{PROTOCOL, info_line};
+pub(crate) use login::Proof;
 pub use stream::serve_stream;
 pub(crate) use stream::serve_stream_to_end;
 
@@ -49,9 +51,9 @@ async fn serve_connection(
     node: NodeHandle,
     tls: Option<Arc<Acceptor>>,
 ) {
-    if node.is_full() {
+    let Some(_place) = node.admit(peer.ip()) else {
         return refuse(stream, &node, peer, tls.as_deref()).await;
-    }
+    };
     match (TcpStream::from_std(stream), tls) {
         (Ok(stream), None) => socket::serve_socket(stream, node, peer).await,
         // On the heap: a connection without TLS does not pay for the handshake's memory.
@@ -64,7 +66,7 @@ async fn serve_connection(
 /// nothing else for the beginning of a conversation and would not see the reason.
 async fn refuse(stream: std::net::TcpStream, node: &NodeHandle, peer: SocketAddr, tls: Option<&Acceptor>) {
     use tokio::io::AsyncWriteExt as _;
-    tracing::warn!(%peer, "limits.max_connections is reached");
+    tracing::warn!(%peer, "limits.max_connections or max_connections_per_address is reached");
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let Ok(local) = stream.local_addr() else { return };
     if tls.is_some_and(|acceptor| acceptor.mode() == TlsMode::First) {
@@ -72,7 +74,7 @@ async fn refuse(stream: std::net::TcpStream, node: &NodeHandle, peer: SocketAddr
         return;
     }
     let offer = tls.map(Acceptor::offer).unwrap_or_default();
-    let mut words = info_line(node, node.shared.next_session(), (peer, local), offer, false);
+    let mut words = info_line(node, node.shared.next_session(), (peer, local), offer, None, false);
     encode::error(&mut words, "maximum connections exceeded");
     // A client that is gone already need not be told.
     let _ = stream.write_all(&words).await;

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::conversation::Conversation;
 use super::inbound::End;
+use super::login::Proof;
 use super::{socket, stream};
 use crate::config::TlsMode;
 use crate::handle::NodeHandle;
@@ -19,7 +20,8 @@ use crate::tls::{Acceptor, Opening};
 /// Runs one connection of a listener with TLS to its end.
 pub(super) async fn serve(tcp: TcpStream, node: NodeHandle, peer: SocketAddr, acceptor: Arc<Acceptor>) {
     let Ok(local) = tcp.local_addr() else { return };
-    let begin = || Conversation::begin(&node, Listener::Nats, peer, local, acceptor.offer());
+    let begin =
+        || Conversation::begin(&node, Listener::Nats, (peer, local), acceptor.offer(), Proof::default());
     if acceptor.mode() == TlsMode::First {
         match acceptor.accept(tcp).await {
             Ok((tls, protection)) => {

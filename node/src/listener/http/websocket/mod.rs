@@ -23,9 +23,8 @@ use sha1::{Digest as _, Sha1};
 use super::body::Body;
 use super::problem::Problem;
 use crate::handle::NodeHandle;
-use crate::listener::nats;
+use crate::listener::nats::{self, Proof};
 use crate::metrics::Listener;
-use crate::tls::Protection;
 use stream::WebSocketStream;
 
 /// RFC 6455, section 1.3.
@@ -43,7 +42,7 @@ pub(super) fn upgrade(
     head: &mut Parts,
     node: NodeHandle,
     ends: (SocketAddr, SocketAddr),
-    protection: Protection,
+    proof: Proof,
 ) -> Result<Response<Body>, Problem> {
     let accept = handshake(&head.method, &head.headers)?;
     let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
@@ -68,7 +67,7 @@ pub(super) fn upgrade(
                 let mut stream = WebSocketStream::new(TokioIo::new(connection));
                 let ending = |stream: &mut &mut WebSocketStream<_>, reason| stream.set_close_reason(reason);
                 let kind = Listener::WebSocket;
-                nats::serve_stream_to_end(&mut stream, node, kind, ends, protection, ending).await;
+                nats::serve_stream_to_end(&mut stream, node, kind, ends, proof, ending).await;
                 stream.linger().await;
             }
             Err(error) => tracing::debug!(peer = %ends.0, %error, "a WebSocket upgrade was not completed"),
