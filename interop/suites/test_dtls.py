@@ -4,13 +4,14 @@ import asyncio
 import pathlib
 import re
 import shutil
+import signal
 
 import pytest
 import pytest_asyncio
 
 from drivers.curl import fetch
 from drivers.process import run
-from waymeet_node import Server
+from waymeet_node import Server, Waymeet
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -78,3 +79,33 @@ async def test_another_key_gets_nothing(node, client, identity, key):
     _, out, _ = await ask(client, node, "/healthz", key=key, identity=identity)
     assert b'"ok"' not in out
     assert await handshakes(node, "done") == before
+
+
+USERS = """
+[listeners.coap.dtls]
+address = "127.0.0.1:0"
+[[auth.users]]
+name = "sensor-7"
+psk_file = "{file}"
+publish = {{ allow = ["open.>"] }}
+"""
+
+
+async def test_a_key_is_a_user(pytestconfig, client, subject, tmp_path):
+    """The identity's permissions hold, and end with its key."""
+    file = tmp_path / "sensor-7.psk"
+    file.write_text(KEY.encode().hex())
+    node = Waymeet(pytestconfig.getoption("--binary"))
+    await node.start(config=USERS.format(file=file))
+    node.coap = f"coaps://{re.search(r'coaps://([^ ]+)', node.log)[1]}"
+    try:
+        for path, expected in [("open", b""), ("closed", b"4.03")]:
+            code, out, err = await ask(client, node, f"/pub/{path}/{subject}", "-m", "post", "-e", "21.5")
+            assert code == 0 and (expected in out + err if expected else b"4.0" not in out + err), out + err
+        file.write_text("00" * 16)
+        node.process.send_signal(signal.SIGHUP)
+        await node.says("the configuration was reloaded")
+        _, out, _ = await ask(client, node, "/healthz")
+        assert b'"ok"' not in out, "the old key opens nothing"
+    finally:
+        await node.stop()

@@ -139,6 +139,43 @@ async def test_client_certificates(pytestconfig, certs, subject):
         await node.stop()
 
 
+USER = """
+[[auth.users]]
+name = "sensor-7"
+certificate = "client"
+publish = { allow = ["open.>"] }
+subscribe = { allow = ["open.>"] }
+"""
+
+
+async def test_a_certificate_is_a_user(pytestconfig, certs, subject):
+    """nats-py and curl say nothing of themselves: their certificate does, and its user's permissions hold."""
+    more = ['mode = "optional"', f'client_ca_file = "{certs[0]}/ca.pem"']
+    node = Waymeet(pytestconfig.getoption("--binary"))
+    await node.start(config=section("nats", certs[0], *more) + section("http", certs[0], *more) + USER)
+    said = asyncio.Queue()
+    try:
+        client = await connect(node, trust(certs[0], certs[0]), "tls", error_cb=said.put)
+        await echo(client, f"open.{subject}")
+        await client.publish(f"closed.{subject}", b"1")
+        assert "permissions violation" in str(await asyncio.wait_for(said.get(), 5)).lower()
+        await client.close()
+        with pytest.raises((nats.errors.Error, asyncio.TimeoutError)):
+            await connect(node, trust(certs[0]), "tls")
+
+        url = node.http.replace("http://127.0.0.1", "https://localhost")
+        known = ["--cacert", str(certs[0] / "ca.pem")]
+        mine = [*known, "--cert", str(certs[0] / "client.pem"), "--key", str(certs[0] / "client-key.pem")]
+        for path, options, status in [("open", mine, 202), ("closed", mine, 403), ("open", known, 401)]:
+            response = await fetch(f"{url}/pub/{path}/{subject}", *options, body=b"1")
+            assert response.status == status, response
+        named = [*mine, "-u", "sensor-7:wrong"]
+        response = await fetch(f"{url}/pub/open/{subject}", *named, body=b"1")
+        assert response.status == 401, "what a client says itself goes before its certificate"
+    finally:
+        await node.stop()
+
+
 @pytest.mark.parametrize("version", ["2", "1.1"])
 async def test_curl(node, certs, subject, version):
     url = node.http.replace("http://127.0.0.1", "https://localhost")

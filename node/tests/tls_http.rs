@@ -166,3 +166,22 @@ async fn services_are_called_over_tls_when_their_authority_is_believed() {
     let reply = ask("bad.thing").await;
     assert_eq!(reply.message().headers.get("Nats-Service-Error-Code"), Some("502"));
 }
+
+#[tokio::test]
+async fn a_login_is_sent_back_over_https_only() {
+    let certs = certificates();
+    let ca = format!("client_ca_file = \"{}/ca.pem\"", certs.path().display());
+    let hash = waymeet::hash_secret("open sesame").expect("a hash");
+    let user = format!("[[auth.users]]\nname = \"ada\"\npassword_hash = \"{hash}\"\n");
+    let node = start(&format!("{}{user}", section("http", certs.path(), &ca))).await;
+    let mut stream = secure(&node, certs.path(), &[]).await;
+    let body = "user=ada&password=open+sesame";
+    let request = format!(
+        "POST /login HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}",
+        host(&node),
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(answer.contains("204 No Content") && answer.contains("; Secure"), "{answer}");
+}
