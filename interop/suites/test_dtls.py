@@ -97,7 +97,7 @@ async def test_a_key_is_a_user(pytestconfig, client, subject, tmp_path):
     file.write_text(KEY.encode().hex())
     node = Waymeet(pytestconfig.getoption("--binary"))
     await node.start(config=USERS.format(file=file))
-    node.coap = f"coaps://{re.search(r'coaps://([^ ]+)', node.log)[1]}"
+    node.coap = re.search(r"coaps://\S+", node.log)[0]
     try:
         for path, expected in [("open", b""), ("closed", b"4.03")]:
             code, out, err = await ask(client, node, f"/pub/{path}/{subject}", "-m", "post", "-e", "21.5")
