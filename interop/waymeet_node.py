@@ -17,9 +17,9 @@ from page import Page
 # A debug build on a busy machine of two cores; a healthy start takes well under a second.
 START_PATIENCE_S = 15.0
 ADDRESSES = {
-    "nats": re.compile(r"\bnats://((?:127\.0\.0\.1|\[::1\]):\d+)"),
+    "nats": re.compile(r"\b(?:nats|tls)://((?:127\.0\.0\.1|\[::1\]):\d+)"),
     "coap": re.compile(r"\bcoap://((?:127\.0\.0\.1|\[::1\]):\d+)"),
-    "http": re.compile(r"\bhttp://((?:127\.0\.0\.1|\[::1\]):\d+)"),
+    "http": re.compile(r"\bhttps?://((?:127\.0\.0\.1|\[::1\]):\d+)"),
 }
 # `[[listeners.lines]]` and `[[listeners.datagrams]]`, in the order of the configuration.
 RAW = {

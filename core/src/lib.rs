@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod coap;
+pub mod credentials;
+pub mod dtls;
 pub mod envelope;
 pub mod headers;
 pub mod lines;
@@ -14,6 +16,7 @@ pub mod mesh;
 pub mod message;
 pub mod nats;
 pub mod permissions;
+pub mod rate;
 pub mod resource;
 pub mod router;
 pub mod subject;

@@ -64,8 +64,8 @@ impl Upstream<u16> for Node {
 
     fn lost(&mut self, _: ObservationId, _: u64, _: Loss) {}
 
-    fn read(&mut self, _: u16, _: &str) -> Option<Representation> {
-        None
+    fn read(&mut self, _: u16, _: &str) -> Result<Option<Representation>, Refusal> {
+        Ok(None)
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use coap_support::{Reply, Request, TestEvent, World, body, empty, only};
 use waymeet_core::coap::option::number;
-use waymeet_core::coap::session::{CONFIRM_INTERVAL, FETCH_WAIT, Loss, ObservationId, PRESENCE_STEP};
+use waymeet_core::coap::session::{
+    CONFIRM_INTERVAL, FETCH_WAIT, Loss, ObservationId, PRESENCE_STEP, Refusal,
+};
 use waymeet_core::coap::{Limits, Type};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -226,6 +228,23 @@ fn draining_tells_the_observers() {
     let reply = only(world.take());
     assert_eq!((reply.code().as_str(), reply.uint(number::OBSERVE)), ("5.03", None));
     assert_eq!(world.node.cancelled.len(), 1);
+}
+
+#[test]
+fn an_observation_that_is_no_longer_permitted_is_told_so() {
+    let mut world = World::new();
+    let (lost, kept) = (
+        register(&mut world, &observe(1, "/sub/a")),
+        register(&mut world, &observe(2, "/sub/b").token(b"u")),
+    );
+    world.session.revoke(world.now, lost, Refusal::NoPermission, &mut world.node);
+    let reply = only(world.take());
+    assert_eq!((reply.code().as_str(), reply.uint(number::OBSERVE)), ("4.03", None));
+    assert_eq!(world.node.cancelled, [lost]);
+    assert_eq!(world.notify(kept, &text("1")).len(), 1);
+    assert!(world.notify(lost, &text("1")).is_empty());
+    world.session.revoke(world.now, lost, Refusal::NoPermission, &mut world.node);
+    assert!(world.take().is_empty(), "once");
 }
 
 /// Fetches what follows on a first block, with a new token each time. Returns the body.

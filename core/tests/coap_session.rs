@@ -120,6 +120,7 @@ fn errors_have_the_contracts_codes() {
         (Request::get(16, "/healthz").uint(number::ACCEPT, 60), "4.06"),
         (Request::get(17, "/healthz").option(9, b""), "4.02"),
         (Request::get(18, "/sub/a").uint(number::OBSERVE, 0).uint(number::ACCEPT, 60), "4.06"),
+        (Request::get(26, "/secret"), "4.01"),
         (Request::get(19, "/sub/a?queue=").uint(number::OBSERVE, 0), "4.00"),
         (Request::get(20, "/sub").uint(number::OBSERVE, 0), "4.00"),
         (Request::get(21, "/healthz").option(number::PROXY_SCHEME, b"coap"), "5.05"),

@@ -169,7 +169,7 @@ impl Upstream<u8> for Node {
         self.lost += messages;
     }
 
-    fn read(&mut self, _: u8, name: &str) -> Option<Representation> {
-        (name == "big").then(|| Representation { content_format: None, available: true, payload: big() })
+    fn read(&mut self, _: u8, name: &str) -> Result<Option<Representation>, Refusal> {
+        Ok((name == "big").then(|| Representation { content_format: None, available: true, payload: big() }))
     }
 }

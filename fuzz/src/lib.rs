@@ -7,6 +7,8 @@
 mod coap;
 mod coap_blocks;
 mod coap_client;
+mod credentials;
+mod dtls;
 mod lines;
 mod mesh;
 mod nats;
@@ -15,6 +17,8 @@ mod subject;
 pub use coap::{coap_codec, coap_session};
 pub use coap_blocks::coap_blocks;
 pub use coap_client::coap_client;
+pub use credentials::credentials;
+pub use dtls::dtls_front;
 pub use lines::raw_lines;
 pub use mesh::{mesh_codec, mesh_link};
 pub use nats::{nats_parser, nats_session};
@@ -30,6 +34,8 @@ pub const TARGETS: &[Target] = &[
     ("coap_client", coap_client),
     ("coap_codec", coap_codec),
     ("coap_session", coap_session),
+    ("credentials", credentials),
+    ("dtls_front", dtls_front),
     ("mesh_codec", mesh_codec),
     ("mesh_link", mesh_link),
     ("nats_parser", nats_parser),

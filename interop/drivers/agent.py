@@ -23,6 +23,9 @@ JS = TARGET / "js"
 class Agent(Driver):
     """The shared end; a kind only says how to start its process and which URL it connects to."""
 
+    # Who to be: `user` and `password`, `token`, or `nkey`, which is a seed.
+    identity = {}
+
     def command(self, node):
         raise NotImplementedError
 
@@ -37,7 +40,7 @@ class Agent(Driver):
         self.child = await Child.start(*self.command(node), stdin=True)
         self.child.on_line(self.child.process.stdout, self._on_line, self._on_end)
         self.child.on_line(self.child.process.stderr, self._said.append)
-        await self._call("connect", url=self.url(node), patience_s=20)
+        await self._call("connect", url=self.url(node), patience_s=20, **self.identity)
 
     async def close(self):
         await self.child.stop()

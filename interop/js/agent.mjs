@@ -1,7 +1,7 @@
 // The JavaScript end of the agent conversation (see drivers/agent.py), for Node.js and for a page.
 // Owns the calls into the official client; it does not know how commands reach it.
 
-import { headers as natsHeaders, wsconnect } from "@nats-io/nats-core";
+import { headers as natsHeaders, nkeyAuthenticator, wsconnect } from "@nats-io/nats-core";
 
 const CHUNK = 0x8000;
 
@@ -45,8 +45,12 @@ export function createAgent(emit) {
   const subscriptions = new Map();
 
   const operations = {
-    async connect({ url }) {
-      connection = await wsconnect({ servers: url, reconnect: false, timeout: 10_000 });
+    async connect({ url, user, password, token, nkey }) {
+      const identity = { user, pass: password, token };
+      if (nkey) {
+        identity.authenticator = nkeyAuthenticator(new TextEncoder().encode(nkey));
+      }
+      connection = await wsconnect({ servers: url, reconnect: false, timeout: 10_000, ...identity });
     },
     async publish({ subject, payload, headers }) {
       connection.publish(subject, fromBase64(payload), { headers: toHeaders(headers) });

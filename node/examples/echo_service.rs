@@ -51,6 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 address,
                 subject: "bench.datagrams".to_owned(),
                 mode: RawMode::Request,
+                user: None,
                 timeout: Duration::from_secs(5),
                 max_in_flight: 1_024,
                 max_in_flight_per_host: 1_024,

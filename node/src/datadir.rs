@@ -97,6 +97,27 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
+    /// The process that holds a data directory now; `None` when nobody does.
+    ///
+    /// # Errors
+    /// When the directory cannot be looked into.
+    pub fn holder(path: &Path) -> Result<Option<u32>, DataDirError> {
+        let file_path = path.join(LOCK_FILE);
+        let file = match File::open(&file_path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(reason) => return Err(DataDirError::Io { path: path.to_owned(), reason }),
+        };
+        // A number that nobody locks is of a process that has ended, and may be another one's by now.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                Ok(std::fs::read_to_string(&file_path).ok().and_then(|text| text.trim().parse().ok()))
+            }
+            Err(TryLockError::Error(reason)) => Err(DataDirError::Io { path: path.to_owned(), reason }),
+        }
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -147,7 +168,10 @@ mod tests {
         let error = DataDir::open(&path).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+        assert_eq!(DataDir::holder(&path).unwrap(), Some(std::process::id()));
         drop(first);
+        assert_eq!(DataDir::holder(&path).unwrap(), None);
+        assert_eq!(DataDir::holder(around.path()).unwrap(), None);
         DataDir::open(&path).unwrap();
     }
 

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
 use waymeet_core::{Filter, Subject};
 
+use crate::auth::Policies;
 use crate::config::Limits;
 use crate::interest::Interest;
 use crate::mesh::Hub;
@@ -27,6 +28,8 @@ pub(crate) struct Exchange {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) interest: Interest,
+    /// What publishers may do, by the number that a publication carries.
+    pub(crate) policies: Policies,
     draining: AtomicBool,
 }
 
@@ -40,6 +43,7 @@ impl Exchange {
             metrics,
             limits,
             interest: Interest::default(),
+            policies: Policies::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -122,6 +126,12 @@ impl Exchange {
     pub(crate) fn refresh(&self, subscription: &Subscription) {
         let _router = self.router.write();
         self.generations.advance(subscription.filter.as_filter());
+    }
+
+    /// Makes every plan stale, because permissions have changed.
+    pub(crate) fn refresh_all(&self) {
+        let _router = self.router.write();
+        self.generations.advance(Filter::EVERYTHING);
     }
 
     pub(crate) fn generation(&self, class: u8) -> Generation {

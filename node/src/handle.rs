@@ -3,28 +3,34 @@
 //! Owns the one interface that listeners and programs that embed the node use. It must not know which
 //! listeners there are.
 
+mod request;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use waymeet_core::permissions::Access;
 use waymeet_core::{Filter, Message};
 
+use crate::auth::Who;
 use crate::config::Config;
-use crate::delivery::Delivery;
 use crate::mesh::Peers;
 use crate::metrics::{DropReason, Listener, Metrics};
-use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox, Place, Reply, Slot, Waiting};
+use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox};
 use crate::publisher::{Origin, Pressed, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
+
+pub use request::RequestError;
+pub(crate) use request::{Asked, outcome};
 
 /// A cheap, shareable way to a running node.
 #[derive(Debug, Clone)]
 pub struct NodeHandle {
     pub(crate) shared: Arc<Shared>,
+    /// On whose behalf; nobody's for programs that embed the node, which may do everything.
+    pub(crate) user: Who,
 }
 
 /// What became of a publication (design, section 6).
@@ -89,26 +95,12 @@ pub enum PublishError {
         /// `limits.max_payload_bytes`.
         limit: usize,
     },
+    /// The publisher is at fault: the user publishes more in a second than its limits say.
+    #[error("the user publishes more than it may")]
+    RateLimited,
     /// The node is going away.
     #[error("the node is draining")]
     Draining,
-}
-
-/// Why a request has no reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// Nobody subscribes to the subject; known at once.
-    #[error("no responders")]
-    NoResponders,
-    /// Nobody answered in time.
-    #[error("no reply within the time-out")]
-    Timeout,
-    /// The node is at fault: too many requests wait already.
-    #[error("too many requests are waiting for a reply")]
-    Overloaded,
-    /// The request was not accepted.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
 }
 
 /// Why a subscription was not made.
@@ -196,68 +188,6 @@ impl NodeHandle {
         let (delivered, forwarded, dropped) = (outcome.delivered, outcome.forwarded, outcome.dropped);
         let published = Published { node, number, delivered, forwarded, dropped };
         Ok((published, outcome.pressed))
-    }
-
-    /// Sends a request and waits for its first reply. The node supplies the reply subject; one in
-    /// `message` is not used. Needs a tokio runtime with time.
-    ///
-    /// # Errors
-    /// [`RequestError::NoResponders`] at once when nobody could answer.
-    pub async fn request(
-        &self,
-        from: Listener,
-        message: &Message<'_>,
-        timeout: Duration,
-    ) -> Result<Arc<Delivery>, RequestError> {
-        let reply = tokio::time::timeout(timeout, self.request_untimed(from, message));
-        reply.await.unwrap_or(Err(RequestError::Timeout))
-    }
-
-    /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
-    pub(crate) fn request_untimed(
-        &self,
-        from: Listener,
-        message: &Message<'_>,
-    ) -> impl Future<Output = Result<Arc<Delivery>, RequestError>> {
-        self.request_counted(from, CountedBy::Outbox, message)
-    }
-
-    /// As [`NodeHandle::request_untimed`], for a listener that may count the reply itself.
-    pub(crate) async fn request_counted(
-        &self,
-        from: Listener,
-        counted_by: CountedBy,
-        message: &Message<'_>,
-    ) -> Result<Arc<Delivery>, RequestError> {
-        let asker = Arc::new(Slot::default());
-        let waiting = Waiting { listener: from, counted_by, asker: asker.clone(), request: 0 };
-        let _asked = self.ask(message, waiting)?;
-        outcome(Reply(&asker).await)
-    }
-
-    /// Sends a request whose reply the asker is given; see [`outcome`] for what the reply may say. The request waits
-    /// until what is returned is dropped, which nobody does but the asker.
-    ///
-    /// # Errors
-    /// As [`NodeHandle::request`], without its time-out.
-    pub(crate) fn ask(&self, message: &Message<'_>, waiting: Waiting) -> Result<Asked, RequestError> {
-        let from = waiting.listener;
-        let place = self.shared.replies.wait(waiting).map_err(|_| {
-            self.shared.metrics.rejected(from, DropReason::Overloaded);
-            RequestError::Overloaded
-        })?;
-        let reply = place.subject();
-        // Before it is routed, so that a drain that begins meanwhile finds it.
-        let asked = Asked { _place: place, _in_flight: InFlight::new(self.shared.clone()) };
-        let message = Message { reply: Some(reply.as_subject()), ..*message };
-        let (verdict, outcome) = self.route(from, &message, false);
-        self.check(verdict)?;
-        if verdict == Verdict::Unmatched
-            || (outcome.delivered + outcome.forwarded == 0 && outcome.dropped > 0)
-        {
-            return Err(RequestError::NoResponders);
-        }
-        Ok(asked)
     }
 
     /// A bounded queue that subscriptions deliver into. Dropping it ends them.
@@ -355,7 +285,8 @@ impl NodeHandle {
         message: &Message<'_>,
         trusted: bool,
     ) -> (Verdict, crate::publisher::Outcome) {
-        let origin = Origin { listener: from, session: 0, trusted };
+        let policy = self.user.as_ref().map(|user| user.policy_id());
+        let origin = Origin { listener: from, session: 0, trusted, policy };
         self.shared.batch(from, |publisher| publisher.publish(origin, &message.into()))
     }
 
@@ -366,41 +297,9 @@ impl NodeHandle {
                 Err(PublishError::PayloadTooLarge { limit: self.shared.config.limits.max_payload_bytes })
             }
             Verdict::Refused(DropReason::Draining) => Err(PublishError::Draining),
+            Verdict::Refused(DropReason::RateLimited) => Err(PublishError::RateLimited),
             Verdict::Refused(_) => Err(PublishError::NoPermission),
         }
-    }
-}
-
-/// What a reply says: a responder in between, such as a node beyond a link, tells by a status that there is none.
-pub(crate) fn outcome(reply: Arc<Delivery>) -> Result<Arc<Delivery>, RequestError> {
-    let message = reply.message();
-    if message.payload.is_empty() && message.headers.status() == Some(503) {
-        return Err(RequestError::NoResponders);
-    }
-    Ok(reply)
-}
-
-/// A request that waits for its reply; dropping it ends the waiting.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    _place: Place,
-    _in_flight: InFlight,
-}
-
-/// Counts a request while it waits, so that a drain can wait for it.
-#[derive(Debug)]
-struct InFlight(Arc<Shared>);
-
-impl InFlight {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self(shared)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -434,6 +333,17 @@ impl Mailbox {
         queue: Option<&str>,
         tag: u64,
     ) -> Result<SubscriptionId, SubscribeError> {
+        self.subscribe_as(filter, queue, tag, self.handle.user.clone())
+    }
+
+    /// As [`Mailbox::subscribe`], for a mailbox that serves several users.
+    pub(crate) fn subscribe_as(
+        &self,
+        filter: Filter<'_>,
+        queue: Option<&str>,
+        tag: u64,
+        user: Who,
+    ) -> Result<SubscriptionId, SubscribeError> {
         let shared = &self.handle.shared;
         if *shared.phase.borrow() >= Phase::Draining {
             return Err(SubscribeError::Draining);
@@ -444,7 +354,11 @@ impl Mailbox {
             return Err(SubscribeError::TooMany { limit });
         }
         let outbox = Outbox::Mailbox(self.queue.clone());
-        let subscription = Arc::new(Subscription::new(filter.into(), queue, outbox).with_tag(tag));
+        let subscription = Subscription::new(filter.into(), queue, outbox).with_tag(tag);
+        let subscription = Arc::new(subscription.of_user(user));
+        if subscription.access() == Access::None {
+            return Err(SubscribeError::NoPermission);
+        }
         subscriptions.last += 1;
         let id = subscriptions.last;
         subscriptions.by_id.insert(id, subscription.clone());
@@ -456,6 +370,33 @@ impl Mailbox {
     /// The number that the mailbox has among the sessions.
     pub(crate) fn session(&self) -> u64 {
         self.queue.session()
+    }
+
+    /// Whether the subscription may still receive anything.
+    pub(crate) fn is_permitted(&self, id: SubscriptionId) -> bool {
+        let subscriptions = self.subscriptions.lock();
+        subscriptions.by_id.get(&id.0).is_none_or(|subscription| subscription.access() != Access::None)
+    }
+
+    /// Whether the mailbox was closed because a subscription is no longer permitted, or its user is gone.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.queue.is_revoked()
+    }
+
+    /// Looks at the permissions again, after a reload.
+    fn recheck(&self) {
+        let is_gone = match &self.handle.user {
+            Some(user) => user.is_gone(),
+            None => {
+                self.queue.listener() == Listener::Http
+                    && !matches!(self.handle.shared.auth.nobody(), Ok(None))
+            }
+        };
+        let may = |subscription: &Arc<Subscription>| subscription.access() != Access::None;
+        if is_gone || !self.subscriptions.lock().by_id.values().all(may) {
+            self.end_subscriptions();
+            self.queue.revoke();
+        }
     }
 
     /// Ends one subscription; what it queued can still be read.
@@ -478,6 +419,9 @@ impl Mailbox {
 
     /// The next item, for hand-written futures.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.queue.take_recheck() {
+            self.recheck();
+        }
         self.queue.poll_recv(cx)
     }
 

@@ -5,12 +5,14 @@
 // Only `udp::linux` and `udp::poll` have any, with their proofs.
 #![deny(unsafe_code)]
 
+mod auth;
 mod buffers;
 mod client;
 pub mod config;
 mod console;
 pub mod datadir;
 mod delivery;
+pub mod dtls;
 mod exchange;
 mod handle;
 mod interest;
@@ -25,11 +27,13 @@ mod peers;
 mod publisher;
 mod shared;
 mod subscription;
+pub mod tls;
 #[doc(hidden)]
 pub mod udp;
 mod upstream;
 mod worker;
 
+pub use auth::{AuthError, hash_secret};
 pub use client::{Client, ClientError, Service};
 pub use delivery::Delivery;
 pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};

@@ -1,8 +1,9 @@
 //! What is counted, and under which names.
 //!
-//! Owns the metrics registry, the closed set of drop reasons and the listeners' labels (design, section
-//! 8). It must not be asked for anything per message on the hot path: callers add up a batch and report
-//! it once.
+//! Owns the metrics registry (design, section 8). It must not be asked for anything per message on the hot path:
+//! callers add up a batch and report it once.
+
+mod labels;
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -10,121 +11,9 @@ use prometheus::{
     TextEncoder,
 };
 
-/// Where a message came in or went out; the metric label `listener`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Listener {
-    /// NATS over TCP.
-    Nats,
-    /// NATS over WebSocket.
-    WebSocket,
-    /// HTTP: REST, SSE and NDJSON, and the outward calls of `[[http.upstream]]`.
-    Http,
-    /// CoAP over UDP.
-    Coap,
-    /// Raw lines over TCP.
-    Lines,
-    /// Raw datagrams over UDP.
-    Datagrams,
-    /// Links to other nodes.
-    Mesh,
-    /// The embedded API.
-    Embedded,
-}
+use crate::tls::Outcome;
 
-impl Listener {
-    /// Every listener, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
-        Self::Nats,
-        Self::WebSocket,
-        Self::Http,
-        Self::Coap,
-        Self::Lines,
-        Self::Datagrams,
-        Self::Mesh,
-        Self::Embedded,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Nats => "nats",
-            Self::WebSocket => "websocket",
-            Self::Http => "http",
-            Self::Coap => "coap",
-            Self::Lines => "lines",
-            Self::Datagrams => "datagrams",
-            Self::Mesh => "mesh",
-            Self::Embedded => "embedded",
-        }
-    }
-
-    fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// Why a message or a delivery was dropped. The set is closed: nothing is dropped for another reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    /// Permissions forbid it.
-    NoPermission,
-    /// Larger than `limits.max_payload_bytes`.
-    PayloadTooLarge,
-    /// The subscriber's outbox was full, or took nothing for the write deadline.
-    SlowSubscriber,
-    /// The subscriber left before its outbox was written.
-    SubscriberGone,
-    /// The sender exceeded its rate.
-    RateLimited,
-    /// A limit of the node was met.
-    Overloaded,
-    /// The link to the peer is down.
-    LinkDown,
-    /// The message was too old.
-    TtlExpired,
-    /// The node is going away.
-    Draining,
-    /// Not a message: its subject or its framing is wrong.
-    Invalid,
-}
-
-impl DropReason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
-        Self::NoPermission,
-        Self::PayloadTooLarge,
-        Self::SlowSubscriber,
-        Self::SubscriberGone,
-        Self::RateLimited,
-        Self::Overloaded,
-        Self::LinkDown,
-        Self::TtlExpired,
-        Self::Draining,
-        Self::Invalid,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPermission => "no_permission",
-            Self::PayloadTooLarge => "payload_too_large",
-            Self::SlowSubscriber => "slow_subscriber",
-            Self::SubscriberGone => "subscriber_gone",
-            Self::RateLimited => "rate_limited",
-            Self::Overloaded => "overloaded",
-            Self::LinkDown => "link_down",
-            Self::TtlExpired => "ttl_expired",
-            Self::Draining => "draining",
-            Self::Invalid => "invalid",
-        }
-    }
-
-    fn index(self) -> usize {
-        self as usize
-    }
-}
+pub use labels::{DropReason, Listener};
 
 /// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
 /// `messages_unmatched`, and once every outbox is empty `deliveries_matched` = `messages_out` + the drops
@@ -139,9 +28,14 @@ pub struct Metrics {
     deliveries: IntCounter,
     subscriptions: IntGauge,
     route_seconds: Histogram,
+    associations: IntGauge,
+    handshakes: IntGaugeVec,
+    handshakes_total: IntCounterVec,
     receive_dropped: IntCounterVec,
     send_refused: IntCounterVec,
     sockets: Sockets,
+    logins: IntCounterVec,
+    refused_connections: IntCounterVec,
 }
 
 /// The UDP sockets whose kernel is asked what it has dropped, each by a question that is answered `None` when the
@@ -212,7 +106,7 @@ impl Metrics {
             "waymeet_udp_send_refused_total",
             "Datagrams that the operating system would not send.",
         );
-        for listener in [Listener::Coap, Listener::Datagrams] {
+        for listener in [Listener::Coap, Listener::Coaps, Listener::Datagrams] {
             for counter in [&receive_dropped, &send_refused] {
                 counter.with_label_values(&[listener.as_str()]);
             }
@@ -257,9 +151,42 @@ impl Metrics {
                 &registry,
                 Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
             ),
+            associations: register(
+                &registry,
+                IntGauge::new("waymeet_dtls_associations", "Clients connected over DTLS now.")
+                    .expect("the name is valid"),
+            ),
+            handshakes: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("waymeet_handshakes", "TLS and DTLS handshakes now."),
+                    &["listener"],
+                )
+                .expect("the name is valid"),
+            ),
+            handshakes_total: register(
+                &registry,
+                counter_vec(
+                    "waymeet_handshakes_total",
+                    "TLS and DTLS handshakes since the start, by outcome.",
+                    &["outcome", "listener"],
+                ),
+            ),
             receive_dropped,
             send_refused,
             sockets: Sockets::default(),
+            logins: register(
+                &registry,
+                counter_vec("waymeet_logins_total", "Logins by what became of them.", &["outcome"]),
+            ),
+            refused_connections: register(
+                &registry,
+                counter_vec(
+                    "waymeet_connections_refused_total",
+                    "Connections that a limit has refused, by the limit's name.",
+                    &["limit"],
+                ),
+            ),
             registry,
         }
     }
@@ -333,6 +260,16 @@ impl Metrics {
         self.send_refused.with_label_values(&[listener.as_str()]).inc();
     }
 
+    /// Counts a login; `outcome` is `accepted`, `refused` or `too_many`.
+    pub(crate) fn login(&self, outcome: &'static str) {
+        self.logins.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a connection that a limit has refused.
+    pub(crate) fn refused_connection(&self, limit: &'static str) {
+        self.refused_connections.with_label_values(&[limit]).inc();
+    }
+
     /// Counts a session for as long as the guard lives.
     #[must_use]
     pub fn session(&self, listener: Listener) -> SessionGuard {
@@ -375,6 +312,26 @@ impl Metrics {
         self.subscriptions.dec();
     }
 
+    pub(crate) fn association_began(&self) {
+        self.associations.inc();
+    }
+
+    pub(crate) fn association_ended(&self) {
+        self.associations.dec();
+    }
+
+    pub(crate) fn handshake_began(&self, listener: Listener) {
+        self.handshakes.with_label_values(&[listener.as_str()]).inc();
+    }
+
+    pub(crate) fn handshake_left(&self, listener: Listener) {
+        self.handshakes.with_label_values(&[listener.as_str()]).dec();
+    }
+
+    pub(crate) fn handshake_ended(&self, listener: Listener, outcome: Outcome) {
+        self.handshakes_total.with_label_values(&[outcome.as_str(), listener.as_str()]).inc();
+    }
+
     pub(crate) fn routed(&self, elapsed: std::time::Duration) {
         self.route_seconds.observe(elapsed.as_secs_f64());
     }
@@ -408,16 +365,6 @@ fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn indexes_are_the_order_of_all() {
-        for (index, listener) in Listener::ALL.into_iter().enumerate() {
-            assert_eq!(listener.index(), index);
-        }
-        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
-            assert_eq!(reason.index(), index);
-        }
-    }
 
     #[test]
     fn counts_appear_under_the_contracts_names() {

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthError;
 use crate::client::Client;
 use crate::config::{Config, ConfigError};
 use crate::datadir::DataDir;
+use crate::dtls::PskLookup;
 use crate::handle::NodeHandle;
 use crate::listener::raw::{datagrams, lines};
 use crate::listener::{self, coap, http, nats};
 use crate::mesh::{self, IdentityError, MeshError, NodeKey};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
+use crate::tls::{Acceptors, TlsError};
 use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 use crate::worker::Workers;
@@ -46,6 +49,17 @@ pub enum StartError {
     /// A `[[coap.upstream]]` cannot be used.
     #[error("coap.upstream: {0}")]
     CoapUpstream(#[from] CoapUpstreamError),
+    /// A certificate or a key cannot be used.
+    #[error("{key}: {error}")]
+    Tls {
+        /// The configuration's key.
+        key: String,
+        /// What is wrong with it.
+        error: TlsError,
+    },
+    /// `[auth]` names a file that cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The configuration contradicts itself or is not safe.
     #[error(transparent)]
     Config(ConfigError),
@@ -61,11 +75,18 @@ pub enum StartError {
 }
 
 /// Builds a node; see [`Node::builder`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct NodeBuilder {
     config: Config,
     data_dir: Option<DataDir>,
     workers: Option<usize>,
+    psks: Option<Arc<dyn PskLookup>>,
+}
+
+impl std::fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// A running node. Dropping it ends it at once; [`Node::drain`] ends it in order.
@@ -74,6 +95,7 @@ pub struct Node {
     handle: NodeHandle,
     workers: Option<Arc<Workers>>,
     mesh: Option<mesh::Running>,
+    acceptors: Acceptors,
     /// Locked for as long as the node runs.
     _data_dir: Option<DataDir>,
 }
@@ -85,6 +107,8 @@ pub struct Addresses {
     pub nats: Option<SocketAddr>,
     /// CoAP over UDP.
     pub coap: Option<SocketAddr>,
+    /// CoAP over DTLS.
+    pub coaps: Option<SocketAddr>,
     /// HTTP.
     pub http: Option<SocketAddr>,
     /// Links over TCP and QUIC, on one port number.
@@ -105,6 +129,7 @@ impl NodeBuilder {
         let listeners = &mut self.config.listeners;
         listeners.nats.address = crate::config::Address::Off;
         listeners.coap.address = crate::config::Address::Off;
+        listeners.coap.dtls = None;
         listeners.http.address = crate::config::Address::Off;
         self.config.mesh.address = crate::config::Address::Off;
         listeners.lines.clear();
@@ -116,6 +141,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn data_dir(mut self, data_dir: DataDir) -> Self {
         self.data_dir = Some(data_dir);
+        self
+    }
+
+    /// Who has which key for CoAP over DTLS, instead of the `psk_file`s of the configuration.
+    #[must_use]
+    pub fn psk_lookup(mut self, psks: Arc<dyn PskLookup>) -> Self {
+        self.psks = Some(psks);
         self
     }
 
@@ -144,11 +176,14 @@ impl NodeBuilder {
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
         };
-        let shared = Arc::new(Shared::new(config.clone(), info));
-        let handle = NodeHandle { shared: shared.clone() };
+        let shared = Arc::new(Shared::new(config.clone(), info)?);
+        let handle = NodeHandle { shared: shared.clone(), user: None };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
+        let acceptors = Acceptors::load(&config, &shared.metrics)
+            .map_err(|(key, error)| StartError::Tls { key, error })?;
+        let psks = self.psks.unwrap_or_else(|| shared.auth.clone());
         let bound = Bound::bind(&config, &handle)?;
         let count = self
             .workers
@@ -169,11 +204,11 @@ impl NodeBuilder {
                 workers.next().spawn(attached.serve());
             }
         }
-        bound.serve(&handle, &workers);
+        bound.serve(&handle, &workers, &acceptors, psks);
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
         workers.next().spawn(crate::peers::serve(handle.clone()));
-        Ok(Node { handle, workers: Some(workers), mesh, _data_dir: self.data_dir })
+        Ok(Node { handle, workers: Some(workers), mesh, acceptors, _data_dir: self.data_dir })
     }
 }
 
@@ -212,6 +247,7 @@ impl Node {
         Addresses {
             nats: of(Listener::Nats),
             coap: of(Listener::Coap),
+            coaps: of(Listener::Coaps),
             http: of(Listener::Http),
             mesh: of(Listener::Mesh),
         }
@@ -230,8 +266,28 @@ impl Node {
     }
 
     /// Takes over what can change while the node runs; see [`Config::is_reloadable`].
-    pub fn reload(&self, config: Config) {
-        *self.handle.shared.live_config.write() = Arc::new(config);
+    ///
+    /// New permissions of users hold once this returns: for publications, for subscriptions that are there and for
+    /// sessions that live. What is no longer allowed is told so and ends, as soon as its task has its turn; so do
+    /// sessions of a time when nobody was asked who he is. Certificates are read again; sessions that there are keep
+    /// theirs.
+    ///
+    /// # Errors
+    /// When `[auth]` names a file that cannot be used; then nothing changes.
+    pub fn reload(&self, config: Config) -> Result<(), AuthError> {
+        let shared = &self.handle.shared;
+        shared.auth.reload(&config, &shared.exchange.policies)?;
+        self.acceptors.reload(&config);
+        *shared.live_config.write() = Arc::new(config);
+        shared.exchange.refresh_all();
+        for wire in shared.wire_sessions.lock().values() {
+            wire.outbox.recheck();
+        }
+        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
+            mailbox.recheck();
+        }
+        shared.auth.notify();
+        Ok(())
     }
 
     /// Ends the node in order: no new sessions, then everything that is under way is finished as far as
@@ -241,7 +297,8 @@ impl Node {
         shared.phase.send_replace(Phase::Draining);
         for (session, wire) in shared.wire_sessions.lock().iter() {
             // Lame duck mode: clients that know of another node go there.
-            let line = nats::info_line(&self.handle, *session, wire.peer, wire.local, true);
+            let ends = (wire.peer, wire.local);
+            let line = nats::info_line(&self.handle, *session, ends, wire.offer, None, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }
@@ -327,6 +384,7 @@ async fn start_mesh(
 struct Bound {
     nats: Option<std::net::TcpListener>,
     coap: Option<std::net::UdpSocket>,
+    coaps: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
     lines: Vec<(std::net::TcpListener, lines::Service)>,
     datagrams: Vec<(std::net::UdpSocket, datagrams::Service)>,
@@ -346,6 +404,10 @@ impl Bound {
             nats: tcp(Listener::Nats, config.listeners.nats.address)?,
             http: tcp(Listener::Http, config.listeners.http.address)?,
             coap: udp(Listener::Coap, config.listeners.coap.address)?,
+            coaps: match &config.listeners.coap.dtls {
+                Some(dtls) => udp(Listener::Coaps, dtls.address)?,
+                None => None,
+            },
             lines: Self::bind_lines(config, handle)?,
             datagrams: Self::bind_datagrams(config, handle)?,
         })
@@ -383,7 +445,13 @@ impl Bound {
         Ok(bound)
     }
 
-    fn serve(self, handle: &NodeHandle, workers: &Arc<Workers>) {
+    fn serve(
+        self,
+        handle: &NodeHandle,
+        workers: &Arc<Workers>,
+        acceptors: &Acceptors,
+        psks: Arc<dyn PskLookup>,
+    ) {
         let shared = &handle.shared;
         let note = |listener: Listener, address: io::Result<SocketAddr>| match address {
             Ok(address) => {
@@ -394,15 +462,19 @@ impl Bound {
         };
         if let Some(nats) = self.nats {
             note(Listener::Nats, nats.local_addr());
-            workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone()));
+            workers.next().spawn(nats::serve(nats, handle.clone(), workers.clone(), acceptors.nats.clone()));
         }
         if let Some(http) = self.http {
             note(Listener::Http, http.local_addr());
-            workers.next().spawn(http::serve(http, handle.clone(), workers.clone()));
+            workers.next().spawn(http::serve(http, handle.clone(), workers.clone(), acceptors.http.clone()));
         }
         if let Some(coap) = self.coap {
             note(Listener::Coap, coap.local_addr());
             workers.next().spawn(coap::serve(coap, handle.clone()));
+        }
+        if let Some(coaps) = self.coaps {
+            note(Listener::Coaps, coaps.local_addr());
+            workers.next().spawn(coap::serve_dtls(coaps, handle.clone(), psks));
         }
         for (socket, service) in self.lines {
             note(Listener::Lines, socket.local_addr());
@@ -419,6 +491,7 @@ fn listener_error(listener: Listener, address: SocketAddr, error: io::Error) -> 
     let name = listener.as_str();
     let setting = match listener {
         // There may be several of these, so that they have no flag.
+        Listener::Coaps => "address in [listeners.coap.dtls]".to_owned(),
         Listener::Lines | Listener::Datagrams => format!("address in [[listeners.{name}]]"),
         _ => format!("--{name} ADDR"),
     };

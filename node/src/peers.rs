@@ -28,7 +28,7 @@ pub(crate) async fn serve(node: NodeHandle) {
         let Some(reply) = delivery.message().reply else { continue };
         let peers = node.peers().to_json();
         let answer = Message::new(reply, &peers);
-        let origin = Origin { listener: Listener::Embedded, session: 0, trusted: false };
+        let origin = Origin { listener: Listener::Embedded, session: 0, trusted: false, policy: None };
         node.shared.batch(Listener::Embedded, |publisher| {
             publisher.publish_to(origin, &(&answer).into(), Reach::Here)
         });

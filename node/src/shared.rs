@@ -12,12 +12,14 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use crate::auth::{Addresses, Auth, AuthError};
 use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::metrics::{Listener, Metrics};
 use crate::outbox::{MailboxQueue, Outbox, Replies, WireOutbox};
 use crate::publisher::{Outcome, Publisher};
 use crate::subscription::Subscription;
+use crate::tls::Offer;
 use crate::worker;
 
 /// How far the node's life has come.
@@ -50,11 +52,16 @@ pub(crate) struct WireSession {
     pub(crate) outbox: Arc<WireOutbox>,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// What its INFO says about TLS.
+    pub(crate) offer: Offer,
 }
 
 pub(crate) struct Shared {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) auth: Arc<Auth>,
+    /// Connections of each client address.
+    pub(crate) clients: Arc<Addresses>,
     /// As it was at the start.
     pub(crate) config: Arc<Config>,
     /// As it is after reloads.
@@ -84,16 +91,21 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Self {
+    /// # Errors
+    /// When `[auth]` names a file that cannot be used.
+    pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Result<Self, AuthError> {
         let metrics = Arc::new(Metrics::new());
         let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
+        let auth = Arc::new(Auth::new(&config, &exchange.policies, metrics.clone())?);
         let replies = Arc::new(Replies::new(metrics.clone()));
         let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));
         exchange.subscribe(&Arc::new(inbox));
-        Self {
+        Ok(Self {
             foreign: Mutex::new(Publisher::new(exchange.clone(), rand::random())),
             exchange,
             metrics,
+            auth,
+            clients: Arc::default(),
             live_config: RwLock::new(config.clone()),
             config,
             info,
@@ -106,7 +118,7 @@ impl Shared {
             last_receipt: AtomicU64::new(0),
             run: format!("{:012x}", rand::random::<u64>() >> 16),
             in_flight: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The next session's number; never 0, never used twice.

@@ -6,9 +6,11 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use waymeet_core::SubjectFilter;
+use waymeet_core::permissions::Access;
 use waymeet_core::router::SubscriptionKey;
+use waymeet_core::{Subject, SubjectFilter};
 
+use crate::auth::{Policy, User, Who};
 use crate::outbox::Outbox;
 
 /// The tag of what the node itself subscribes to; it is not counted among the clients' subscriptions.
@@ -26,6 +28,11 @@ pub(crate) struct Subscription {
     pub(crate) sid: Box<[u8]>,
     /// The mailbox owner's name for the subscription.
     pub(crate) tag: u64,
+    /// Whose it is; nobody's in particular where nobody is asked.
+    user: Who,
+    /// The number of a policy and what it lets the subscription receive, so that rules are gone through once a
+    /// reload and not for each plan.
+    access: AtomicU64,
     key: OnceLock<SubscriptionKey>,
     /// How many messages it receives in all; 0 for no end.
     max: AtomicU64,
@@ -52,6 +59,8 @@ impl Subscription {
             outbox,
             sid: Box::default(),
             tag: 0,
+            user: None,
+            access: AtomicU64::new(0),
             key: OnceLock::new(),
             max: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -67,6 +76,49 @@ impl Subscription {
     pub(crate) fn with_tag(mut self, tag: u64) -> Self {
         self.tag = tag;
         self
+    }
+
+    pub(crate) fn of_user(mut self, user: Who) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// What its user may receive through it, as of the last reload.
+    pub(crate) fn access(&self) -> Access {
+        self.user.as_ref().map_or(Access::All, |user| self.access_under(&user.policy()))
+    }
+
+    /// Whether a message with this subject may be delivered to it.
+    pub(crate) fn may_receive(&self, subject: Subject<'_>) -> bool {
+        let Some(user) = &self.user else { return true };
+        let policy = user.policy();
+        match self.access_under(&policy) {
+            Access::All => true,
+            Access::Some => policy.permissions.may_receive(subject, self.queue.as_deref()),
+            Access::None => false,
+        }
+    }
+
+    fn access_under(&self, policy: &Policy) -> Access {
+        let known = self.access.load(Ordering::Relaxed);
+        if known >> 2 == u64::from(policy.id.get()) {
+            return access_from_bits(known);
+        }
+        let access = policy.permissions.subscribe_access(self.filter.as_filter(), self.queue.as_deref());
+        self.access.store(u64::from(policy.id.get()) << 2 | access_bits(access), Ordering::Relaxed);
+        access
+    }
+
+    /// Whether its user may answer what it receives, so that each message is looked at.
+    pub(crate) fn tracks_requests(&self) -> bool {
+        self.user.as_deref().is_some_and(User::tracks_requests)
+    }
+
+    /// Notes that a message with a reply subject is delivered to it.
+    pub(crate) fn receives_request(&self, reply: Subject<'_>) {
+        if let Some(user) = &self.user {
+            user.received(reply);
+        }
     }
 
     /// Whether it belongs to somebody who subscribed, and not to the node itself.
@@ -126,5 +178,23 @@ impl Subscription {
             self.received.fetch_add(messages, Ordering::AcqRel);
         }
         is_active
+    }
+}
+
+/// An access in two bits, for a number that is kept beside it.
+pub(crate) fn access_bits(access: Access) -> u64 {
+    match access {
+        Access::All => 1,
+        Access::Some => 2,
+        Access::None => 3,
+    }
+}
+
+/// The access in the low two bits.
+pub(crate) fn access_from_bits(bits: u64) -> Access {
+    match bits & 3 {
+        1 => Access::All,
+        2 => Access::Some,
+        _ => Access::None,
     }
 }

@@ -13,7 +13,7 @@ use crate::{fetch, shell, terminal, tidy};
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 /// Programs in `node/examples` that serve until they are stopped; `cargo xtask bench` measures them.
-const SERVERS: &[&str] = &["bare_hyper", "bare_sse", "bare_udp", "echo_service"];
+const SERVERS: &[&str] = &["bare_hyper", "bare_sse", "bare_udp", "coap_psk", "echo_service"];
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -70,6 +70,9 @@ fn build_node() -> Result<()> {
 
 fn interop(expression: Option<&str>) -> Result<()> {
     build_node()?;
+    // The node whose CoAP clients have keys.
+    let example = ["build", "--quiet", "--locked", "--package", "waymeet", "--example", "coap_psk"];
+    shell::run(shell::cargo().args(example))?;
     let clients = fetch::clients()?;
     for (kind, reason) in &clients.missing {
         if shell::is_ci() {

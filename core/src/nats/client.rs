@@ -198,8 +198,12 @@ pub struct ServerInfo {
     pub headers: bool,
     /// Credentials are needed.
     pub auth_required: bool,
+    /// What a client with an NKey signs.
+    pub nonce: Option<String>,
     /// TLS is needed.
     pub tls_required: bool,
+    /// TLS is spoken by those who want to.
+    pub tls_available: bool,
 }
 
 impl Default for ServerInfo {
@@ -210,7 +214,9 @@ impl Default for ServerInfo {
             max_payload: 1_048_576,
             headers: false,
             auth_required: false,
+            nonce: None,
             tls_required: false,
+            tls_available: false,
         }
     }
 }
@@ -252,6 +258,15 @@ pub struct Connect<'a> {
     /// The user's password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<&'a str>,
+    /// A token instead of a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_token: Option<&'a str>,
+    /// A public NKey, with `sig`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nkey: Option<&'a str>,
+    /// The server's nonce, signed with that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sig: Option<&'a str>,
 }
 
 impl Default for Connect<'_> {
@@ -268,6 +283,9 @@ impl Default for Connect<'_> {
             no_responders: true,
             user: None,
             pass: None,
+            auth_token: None,
+            nkey: None,
+            sig: None,
         }
     }
 }

@@ -36,6 +36,21 @@ pub struct Info<'a> {
     pub client_id: u64,
     /// The client's address.
     pub client_ip: &'a str,
+    /// The client has to prove who it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auth_required: bool,
+    /// What a client with an NKey signs; new for each session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<&'a str>,
+    /// The client has to begin TLS now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_required: bool,
+    /// The client may begin TLS now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_available: bool,
+    /// The client needs a certificate for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_verify: bool,
     /// Where else the client may connect, when more than one node is known.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub connect_urls: &'a [String],

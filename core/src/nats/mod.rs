@@ -11,6 +11,6 @@ mod line;
 mod parser;
 mod session;
 
-pub use connect::ConnectOptions;
+pub use connect::{ConnectOptions, Credentials};
 pub use parser::{Limits, Operation, ParseError, Parsed, parse};
-pub use session::{Closed, KeepAlive, Progress, Published, Refusal, Session, Upstream};
+pub use session::{Closed, KeepAlive, Login, LoginRefusal, Progress, Published, Refusal, Session, Upstream};

@@ -4,7 +4,7 @@
 //! It must not buffer, route or wait: the caller keeps bytes that are not a whole operation yet, and
 //! everything that leaves the session goes through [`Upstream`].
 
-use super::connect::ConnectOptions;
+use super::connect::{ConnectOptions, Credentials};
 use super::encode;
 use super::parser::{Limits, Operation, ParseError, Parsed, parse};
 use crate::headers::Headers;
@@ -27,6 +27,12 @@ pub trait Upstream {
     /// Ends the subscription `sid`, at once or once it has received `max` messages in all. An unknown
     /// `sid` is no error.
     fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>);
+    /// Finds out who the client is, at the first CONNECT of a session that wants to know. The answer to
+    /// [`Login::Pending`] comes later through [`Session::logged_in`].
+    fn authenticate(&mut self, credentials: &Credentials) -> Login {
+        let _ = credentials;
+        Login::Refused(LoginRefusal::Violation)
+    }
     /// Takes the client's options, at each CONNECT.
     fn connected(&mut self, options: &ConnectOptions);
     /// Queues bytes for the client, behind everything queued before.
@@ -44,6 +50,28 @@ pub enum Published {
     Refused(Refusal),
 }
 
+/// What became of a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// The client is who it says.
+    Accepted,
+    /// It is not, or that cannot be found out.
+    Refused(LoginRefusal),
+    /// It takes a while. Until then nothing more of the client is carried out.
+    Pending,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginRefusal {
+    /// It has not proved who it is.
+    Violation,
+    /// Too many logins wait already, or too many from its address have failed.
+    TooMany,
+    /// The user has as many sessions as it may have.
+    TooManySessions,
+}
+
 /// Why the node refuses what a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -55,6 +83,8 @@ pub enum Refusal {
     PayloadTooLarge,
     /// The session has as many subscriptions as it may have.
     TooManySubscriptions,
+    /// The user publishes more than it may.
+    RateLimited,
     /// The node is going away.
     Draining,
 }
@@ -77,6 +107,18 @@ pub enum Closed {
     /// HPUB without headers in CONNECT.
     #[error("message headers not supported")]
     HeadersNotEnabled,
+    /// The client has not proved who it is, or said something else first.
+    #[error("authorization violation")]
+    Authorization,
+    /// The client took too long to prove who it is.
+    #[error("authentication timeout")]
+    AuthenticationTimeout,
+    /// There are too many logins.
+    #[error("too many logins")]
+    TooManyLogins,
+    /// The user has as many sessions as it may have.
+    #[error("maximum connections exceeded")]
+    TooManySessions,
     /// The client did not answer PING.
     #[error("stale connection")]
     Stale,
@@ -102,6 +144,8 @@ pub enum KeepAlive {
     Fine,
     /// The client left too many unanswered; the session has ended.
     Stale,
+    /// The client has not proved who it is by now; the session has ended.
+    NotLoggedIn,
 }
 
 /// The state of one conversation; a few words, so that idle sessions stay cheap.
@@ -114,6 +158,18 @@ pub struct Session {
     verbose: bool,
     headers: bool,
     no_responders: bool,
+    entry: Entry,
+}
+
+/// Whether the client was let in.
+#[derive(Debug)]
+enum Entry {
+    /// Yes, or nobody wants to know who it is.
+    Open,
+    /// CONNECT has to come first.
+    Awaited,
+    /// CONNECT has come, and the node has not decided yet.
+    Pending(Box<ConnectOptions>),
 }
 
 impl Session {
@@ -129,7 +185,58 @@ impl Session {
             verbose: defaults.verbose,
             headers: defaults.headers,
             no_responders: defaults.no_responders,
+            entry: Entry::Open,
         }
+    }
+
+    /// Lets the client do nothing until [`Upstream::authenticate`] has accepted its CONNECT.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.entry = Entry::Awaited;
+        self
+    }
+
+    /// Whether the client was let in.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.entry, Entry::Open)
+    }
+
+    /// Whether the session waits for [`Session::logged_in`]; [`Session::receive`] takes nothing until then.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self.entry, Entry::Pending(_))
+    }
+
+    /// Carries on with the CONNECT whose login was pending. What was read since is to be handed in again.
+    ///
+    /// # Errors
+    /// When the client is not let in, or CONNECT asks for what does not exist: the session ends.
+    pub fn logged_in(
+        &mut self,
+        outcome: Result<(), LoginRefusal>,
+        upstream: &mut impl Upstream,
+    ) -> Result<(), Closed> {
+        let Entry::Pending(options) = std::mem::replace(&mut self.entry, Entry::Awaited) else {
+            return Ok(());
+        };
+        outcome.map_err(|refusal| turn_away(refusal, upstream))?;
+        self.entry = Entry::Open;
+        self.begin(&options, upstream)
+    }
+
+    /// Tells the client, which had been let in, that it no longer is; the session ends.
+    pub fn expel(&mut self, upstream: &mut impl Upstream) -> Closed {
+        turn_away(LoginRefusal::Violation, upstream)
+    }
+
+    /// Tells the client that a subscription has ended because it is no longer permitted.
+    pub fn revoke(&mut self, sid: &[u8], filter: Filter<'_>, upstream: &mut impl Upstream) {
+        let sid = String::from_utf8_lossy(sid);
+        send_error(
+            upstream,
+            &format!("Permissions Violation for Subscription to \"{filter}\" (sid \"{sid}\")"),
+        );
     }
 
     /// Takes bytes from the client and carries out every whole operation in them.
@@ -144,6 +251,15 @@ impl Session {
             let rest = &input[consumed..];
             if rest.is_empty() {
                 return Ok(Progress { consumed, needed: 0 });
+            }
+            match &self.entry {
+                Entry::Open => {}
+                // As in nats-server, already the first byte decides: no body is taken from a stranger.
+                Entry::Awaited if !matches!(rest[0], b'C' | b'c') => {
+                    return Err(turn_away(LoginRefusal::Violation, upstream));
+                }
+                Entry::Awaited => {}
+                Entry::Pending(_) => return Ok(Progress { consumed, needed: rest.len() + 1 }),
             }
             match parse(rest, self.limits) {
                 Ok(Parsed::Operation(operation, len)) => {
@@ -167,6 +283,10 @@ impl Session {
     /// To be called once in every ping interval: sends PING unless the client was heard of since the last
     /// call, and ends the session when too many are unanswered.
     pub fn keep_alive(&mut self, upstream: &mut impl Upstream) -> KeepAlive {
+        if !self.is_open() {
+            send_error(upstream, "Authentication Timeout");
+            return KeepAlive::NotLoggedIn;
+        }
         if std::mem::take(&mut self.heard) {
             self.pings_out = 0;
             return KeepAlive::Fine;
@@ -271,6 +391,21 @@ impl Session {
             send_error(upstream, &ParseError::Arguments.to_string());
             return Err(Closed::Connect);
         };
+        if !self.is_open() {
+            match upstream.authenticate(&options.credentials) {
+                Login::Accepted => self.entry = Entry::Open,
+                Login::Refused(refusal) => return Err(turn_away(refusal, upstream)),
+                Login::Pending => {
+                    self.entry = Entry::Pending(options.into());
+                    return Ok(());
+                }
+            }
+        }
+        self.begin(&options, upstream)
+    }
+
+    /// Takes over what CONNECT asks for.
+    fn begin(&mut self, options: &ConnectOptions, upstream: &mut impl Upstream) -> Result<(), Closed> {
         let objection = if !(0..=1).contains(&options.protocol) {
             Some(Closed::ProtocolLevel)
         } else if options.no_responders && !options.headers {
@@ -285,7 +420,7 @@ impl Session {
         self.verbose = options.verbose;
         self.headers = options.headers;
         self.no_responders = options.no_responders;
-        upstream.connected(&options);
+        upstream.connected(options);
         self.acknowledge(upstream);
         Ok(())
     }
@@ -309,9 +444,29 @@ fn refuse_publication(subject: &[u8], refusal: Refusal, upstream: &mut impl Upst
             let subject = String::from_utf8_lossy(subject);
             send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
         }
+        // The clients close a session at words that they do not know; these they report and go on.
+        Refusal::RateLimited => {
+            let subject = String::from_utf8_lossy(subject);
+            send_error(
+                upstream,
+                &format!("Permissions Violation for Publish to \"{subject}\": rate_limited"),
+            );
+        }
         // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
         Refusal::PayloadTooLarge | Refusal::TooManySubscriptions | Refusal::Draining => {}
     }
+}
+
+/// Says why the client is not let in, in nats-server's words where it has any.
+#[cold]
+fn turn_away(refusal: LoginRefusal, upstream: &mut impl Upstream) -> Closed {
+    let (words, closed) = match refusal {
+        LoginRefusal::Violation => ("Authorization Violation", Closed::Authorization),
+        LoginRefusal::TooMany => ("Too Many Logins", Closed::TooManyLogins),
+        LoginRefusal::TooManySessions => ("maximum connections exceeded", Closed::TooManySessions),
+    };
+    send_error(upstream, words);
+    closed
 }
 
 fn send_error(upstream: &mut impl Upstream, reason: &str) {

@@ -151,8 +151,13 @@ impl<'a> Filter<'a> {
     /// that the router's trie is tested against.
     #[must_use]
     pub fn matches(self, subject: Subject<'_>) -> bool {
+        self.matches_text(subject.as_str())
+    }
+
+    /// As [`Filter::matches`], for a text with dots that need not be a subject: a queue group's name.
+    pub(crate) fn matches_text(self, text: &str) -> bool {
         let mut filter = self.tokens();
-        let mut subject = subject.tokens();
+        let mut subject = text.split('.');
         loop {
             match (filter.next(), subject.next()) {
                 (Some(">"), Some(_)) | (None, None) => return true,

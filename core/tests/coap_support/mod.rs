@@ -83,18 +83,19 @@ impl Upstream<Address> for Node {
         self.lost.push((observation, messages, reason));
     }
 
-    fn read(&mut self, _: Address, name: &str) -> Option<Representation> {
+    fn read(&mut self, _: Address, name: &str) -> Result<Option<Representation>, Refusal> {
         let representation = |payload: &[u8], available| Representation {
             content_format: Some(0),
             available,
             payload: payload.to_vec(),
         };
-        match name {
+        Ok(match name {
             "healthz" => Some(representation(b"ok", true)),
             "readyz" => Some(representation(b"draining", false)),
             "metrics" => Some(representation(&body(3_000), true)),
+            "secret" => return Err(Refusal::Unauthorized),
             _ => None,
-        }
+        })
     }
 }
 

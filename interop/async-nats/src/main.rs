@@ -57,6 +57,20 @@ fn error_name(error: &anyhow::Error) -> String {
     }
 }
 
+/// Who to be: `user` and `password`, `token`, or `nkey`, which is a seed.
+fn identity(command: &Value) -> async_nats::ConnectOptions {
+    let text = |name: &str| command[name].as_str().map(str::to_owned);
+    if let (Some(user), Some(password)) = (text("user"), text("password")) {
+        async_nats::ConnectOptions::with_user_and_password(user, password)
+    } else if let Some(token) = text("token") {
+        async_nats::ConnectOptions::with_token(token)
+    } else if let Some(seed) = text("nkey") {
+        async_nats::ConnectOptions::with_nkey(seed)
+    } else {
+        async_nats::ConnectOptions::new()
+    }
+}
+
 #[derive(Default)]
 struct Agent {
     client: Option<Client>,
@@ -67,7 +81,7 @@ impl Agent {
     async fn handle(&mut self, command: &Value) -> Result<Map<String, Value>> {
         let text = |name: &str| text(command, name);
         if command["op"] == "connect" {
-            let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(10));
+            let options = identity(command).connection_timeout(Duration::from_secs(10));
             self.client = Some(options.connect(text("url")?).await?);
             return Ok(Map::new());
         }

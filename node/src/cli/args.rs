@@ -11,7 +11,8 @@ use waymeet::config::{FlagSetting, FlagValue, Layers, parse_duration};
 use waymeet_core::{Filter, Subject};
 
 use super::bench::BenchArgs;
-use super::server::{Credentials, Server};
+use super::server::{Credentials, Server, Token};
+use super::tls::TlsArgs;
 
 /// One subject space for NATS, CoAP and HTTP clients.
 ///
@@ -32,6 +33,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Validate a configuration and print what is in effect, secrets masked
     Check(CheckArgs),
+    /// Have the node of a data directory read its configuration again
+    Reload(ReloadArgs),
+    /// Make what users prove themselves by, and certificates for development
+    Auth(AuthArgs),
     /// Publish one message
     Pub(PubArgs),
     /// Subscribe, and print what arrives
@@ -123,15 +128,62 @@ pub struct CheckArgs {
     pub config: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Where the node keeps its files
+    #[arg(long, value_name = "DIR", env = "WAYMEET_NODE__DATA_DIR", default_value = "./waymeet-data")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct AuthArgs {
+    #[command(subcommand)]
+    pub command: AuthCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuthCommand {
+    /// Read a password or a token from standard input, and print its hash for [[auth.users]]
+    Hash,
+    /// Write the seed of a new NKey into a file, and print the public key for [[auth.users]]
+    Nkey {
+        /// The file, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make a certificate authority, a server's certificate for localhost and a client's, for development
+    DevCerts {
+        /// Where ca.pem, server.pem, server-key.pem, client.pem and client-key.pem are written
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+}
+
 /// Which node a client command talks to.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// The node, or any NATS server; `pub` also takes coap://host:port
+    /// The node, or any NATS server; tls://host:port asks for TLS, `pub` also takes coap://host:port
     #[arg(long, value_name = "URL", env = "WAYMEET_SERVER", default_value = "nats://127.0.0.1:4222")]
     pub server: Server,
-    /// Who to be there
-    #[arg(long, value_name = "NAME:PASSWORD", env = "WAYMEET_USER", hide_env_values = true)]
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+}
+
+/// Who to be there.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub struct IdentityArgs {
+    /// A user; without a password it is WAYMEET_PASSWORD, or the first line of standard input
+    #[arg(long, value_name = "NAME[:PASSWORD]", env = "WAYMEET_USER", hide_env_values = true)]
     pub user: Option<Credentials>,
+    /// A token; other people on this machine see it here, and not in WAYMEET_TOKEN
+    #[arg(long, value_name = "TOKEN", env = "WAYMEET_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
+    /// A file with the seed of an NKey
+    #[arg(long, value_name = "FILE")]
+    pub nkey: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,10 @@ pub struct Addresses {
     pub coap: Option<SocketAddr>,
     pub http: Option<SocketAddr>,
     pub mesh: Option<SocketAddr>,
+    pub coaps: Option<SocketAddr>,
+    /// Whether clients have to speak TLS.
+    pub nats_tls: bool,
+    pub http_tls: bool,
 }
 
 /// A raw listener.
@@ -45,19 +49,26 @@ pub struct Banner<'a> {
     pub mesh_websocket: Option<SocketAddr>,
     /// Whether the nodes of the mesh share a secret.
     pub has_mesh_secret: bool,
+    /// How many users there are; then clients have to log in.
+    pub users: usize,
 }
 
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "waymeet {}, node {}\n", env!("CARGO_PKG_VERSION"), self.name)?;
-        let Addresses { nats, coap, http, mesh } = self.addresses;
+        let Addresses { nats, coap, http, mesh, coaps, nats_tls, http_tls } = self.addresses;
+        let nats_scheme = if nats_tls { "tls" } else { "nats" };
+        let http_scheme = if http_tls { "https" } else { "http" };
         for (name, scheme, address, path) in
-            [("NATS", "nats", nats, ""), ("CoAP", "coap", coap, ""), ("HTTP", "http", http, "/")]
+            [("NATS", nats_scheme, nats, ""), ("CoAP", "coap", coap, ""), ("HTTP", http_scheme, http, "/")]
         {
             match address {
                 Some(address) => writeln!(f, "  {name:<9}{scheme}://{address}{path}")?,
                 None => writeln!(f, "  {name:<9}off")?,
             }
+        }
+        if let Some(address) = coaps {
+            writeln!(f, "  {:<9}coaps://{address}", "CoAP")?;
         }
         for Raw { listener, address, mode, subject } in &self.raw {
             let scheme = if *listener == "lines" { "tcp" } else { "udp" };
@@ -79,10 +90,13 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  peer id  {}", self.id)?;
         }
         if let Some(address) = http {
-            writeln!(f, "  console  http://{}/", reachable(address))?;
+            writeln!(f, "  console  {http_scheme}://{}/", reachable(address))?;
         }
         writeln!(f, "  data     {}", self.data_dir.display())?;
-        if self.anonymous {
+        if self.users > 0 {
+            let others = if self.anonymous { "; others are anonymous" } else { "" };
+            writeln!(f, "  users    {}; name one with --user, or with -u of curl{others}", self.users)?;
+        } else if self.anonymous {
             writeln!(f, "\nClients are let in without credentials, from other machines too.")?;
         }
         let commands = self.commands();
@@ -99,7 +113,9 @@ impl fmt::Display for Banner<'_> {
 impl Banner<'_> {
     /// Who receives, then who sends.
     fn commands(&self) -> Vec<(&'static str, String)> {
-        let Addresses { nats, coap, http, .. } = self.addresses;
+        let Addresses { nats, coap, http, nats_tls, http_tls, .. } = self.addresses;
+        // Which authority is to be believed is not known here, and a command that fails is worse than none.
+        let (nats, http) = (nats.filter(|_| !nats_tls), http.filter(|_| !http_tls));
         let mut commands = Vec::new();
         if let Some(address) = nats {
             let mut command = format!("{} sub 'demo.>'", self.program);
@@ -170,6 +186,7 @@ mod tests {
             id: "12D3",
             mesh_websocket: None,
             has_mesh_secret: false,
+            users: 0,
         };
         banner.to_string()
     }
@@ -181,6 +198,7 @@ mod tests {
             coap: Some("127.0.0.1:40001".parse().unwrap()),
             http: Some("0.0.0.0:40002".parse().unwrap()),
             mesh: Some("127.0.0.1:4224".parse().unwrap()),
+            ..Addresses::default()
         });
         for line in [
             "  NATS     nats://127.0.0.1:4222\n",
@@ -210,5 +228,22 @@ mod tests {
         let text = printed(Addresses { nats: Some("127.0.0.1:9".parse().unwrap()), ..Addresses::default() });
         assert!(text.contains("sub 'demo.>' --server nats://127.0.0.1:9\n"), "{text}");
         assert!(!printed(Addresses::default()).contains("Try"));
+        let address = "127.0.0.1:9".parse().ok();
+        let tls = Addresses {
+            nats_tls: true,
+            http_tls: true,
+            nats: address,
+            http: address,
+            ..Addresses::default()
+        };
+        let text = printed(Addresses { coaps: address, ..tls });
+        for line in [
+            "NATS     tls://127.0.0.1:9\n",
+            "HTTP     https://127.0.0.1:9/\n",
+            "CoAP     coaps://127.0.0.1:9\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("Try"), "{text}");
     }
 }

@@ -5,14 +5,20 @@
 use std::io;
 use std::time::Duration;
 
+use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use waymeet_core::message::OwnedMessage;
 use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerError, ServerInfo, ServerOperation};
 use waymeet_core::{Filter, Message, Subject};
 
 use super::args::ServerArgs;
+use super::identity::Identity;
 use super::server::{Scheme, Server};
+use super::tls::TlsSetupError;
 
 /// How long a server may take to accept, to greet and to answer the greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,10 +44,16 @@ pub enum ClientError {
     NoGreeting { server: String },
     #[error("{server} is no NATS server: {reason}; is this the port of another protocol?")]
     NotNats { server: String, reason: ServerError },
-    #[error("{server} asks for TLS, which this version of the command line does not speak yet")]
-    TlsNeeded { server: String },
-    #[error("{server} wants to know who you are: name a user with --user name:password")]
+    #[error("{server} speaks no TLS; to talk to it in the clear, name it as nats://{server}")]
+    NoTls { server: String },
+    #[error("the TLS handshake with {server} failed: {reason}{}", advice(.reason))]
+    Handshake { server: String, reason: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    #[error("{server} wants to know who you are: say so with --user, --token, --nkey or --tls-cert")]
     CredentialsNeeded { server: String },
+    #[error("{0:#}")]
+    Identity(anyhow::Error),
     #[error("the server refused: {0}")]
     Refused(String),
     #[error("the server has closed the connection")]
@@ -65,9 +77,25 @@ pub enum Incoming {
     Pong,
 }
 
+/// What to do about a handshake that has failed.
+fn advice(reason: &io::Error) -> &'static str {
+    let error = reason.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    match error {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; name the authority that has signed its certificate with --tls-ca FILE"
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+            "; it wants to see a certificate: --tls-cert FILE --tls-key FILE"
+        }
+        _ => "",
+    }
+}
+
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 /// A connection that has been greeted.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     info: ServerInfo,
     /// Bytes that were read; those before `parsed` are done with.
     input: Vec<u8>,
@@ -81,17 +109,23 @@ impl Client {
     pub async fn connect(args: &ServerArgs) -> Result<Self, ClientError> {
         let server = &args.server;
         match server.scheme {
-            Scheme::Nats => {}
+            Scheme::Nats | Scheme::Tls => {}
             Scheme::Coap => return Err(ClientError::NotOverCoap(server.clone())),
             _ => return Err(ClientError::OnlyMeasured(server.clone())),
         }
-        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args));
+        // Somebody may have to type a password; the server's clock does not run yet.
+        let identity = Identity::find(args).map_err(ClientError::Identity)?;
+        let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args, &identity));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))
     }
 
-    async fn greet(args: &ServerArgs) -> Result<Self, ClientError> {
+    async fn greet(args: &ServerArgs, identity: &Identity) -> Result<Self, ClientError> {
         let server = args.server.to_string();
-        let stream = open(&args.server).await?;
+        let wants_tls = args.server.scheme == Scheme::Tls || args.tls.tls_first;
+        let mut stream = Either::Left(open(&args.server).await?);
+        if args.tls.tls_first {
+            stream = secure(stream, args).await?;
+        }
         let info = ServerInfo::default();
         let mut client = Self { stream, info, input: Vec::new(), parsed: 0, output: Vec::new() };
         let first = client.first_operation().await;
@@ -99,19 +133,20 @@ impl Client {
             ClientError::Protocol(reason) => ClientError::NotNats { server: server.clone(), reason },
             other => other,
         })?;
-        if client.info.tls_required {
-            return Err(ClientError::TlsNeeded { server });
+        if !args.tls.tls_first && (wants_tls || client.info.tls_required) {
+            if !(client.info.tls_required || client.info.tls_available) {
+                return Err(ClientError::NoTls { server });
+            }
+            // Whatever stands behind INFO in the clear was said by somebody else.
+            client.input.clear();
+            client.parsed = 0;
+            client.stream = secure(client.stream, args).await?;
         }
-        let credentials = args.user.as_ref().or(args.server.credentials.as_ref());
-        if client.info.auth_required && credentials.is_none() {
+        if client.info.auth_required && identity.is_nobody() && !args.tls.shows_certificate() {
             return Err(ClientError::CredentialsNeeded { server });
         }
-        let connect = client::Connect {
-            name: "waymeet command line",
-            user: credentials.map(|credentials| credentials.name.as_str()),
-            pass: credentials.map(|credentials| credentials.password.as_str()),
-            ..client::Connect::default()
-        };
+        let shown = identity.show(client.info.nonce.as_deref());
+        let connect = client::Connect { name: "waymeet command line", ..shown.connect() };
         client::connect(&mut client.output, &connect);
         client.ping();
         loop {
@@ -206,7 +241,7 @@ impl Client {
             let written = self.stream.write(&self.output).await?;
             self.output.drain(..written);
         }
-        Ok(())
+        Ok(self.stream.flush().await?)
     }
 
     async fn read(&mut self) -> Result<(), ClientError> {
@@ -219,6 +254,15 @@ impl Client {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+async fn secure(stream: Stream, args: &ServerArgs) -> Result<Stream, ClientError> {
+    let Either::Left(stream) = stream else { return Ok(stream) };
+    let (config, name) = args.tls.setup(&args.server)?;
+    let stream = TlsConnector::from(config).connect(name, stream).await;
+    let server = args.server.to_string();
+    let stream = stream.map_err(|reason| ClientError::Handshake { server, reason })?;
+    Ok(Either::Right(Box::new(stream)))
 }
 
 async fn open(server: &Server) -> Result<TcpStream, ClientError> {
@@ -236,7 +280,10 @@ async fn open(server: &Server) -> Result<TcpStream, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::IdentityArgs;
     use tokio::net::TcpListener;
+
+    use super::super::tls::TlsArgs;
 
     const INFO: &str = "INFO {\"max_payload\":8,\"headers\":true}\r\n";
 
@@ -259,7 +306,7 @@ mod tests {
             let _ = stream.read_to_end(&mut heard).await;
             String::from_utf8(heard).unwrap()
         });
-        (ServerArgs { server, user: None }, heard)
+        (ServerArgs { server, identity: IdentityArgs::default(), tls: TlsArgs::default() }, heard)
     }
 
     async fn refusal(script: &str) -> String {
@@ -297,7 +344,7 @@ mod tests {
             ("HTTP/1.1 400 Bad Request\r\n", "is no NATS server"),
             ("PONG\r\n", "is no NATS server"),
             ("", "has closed the connection"),
-            ("INFO {\"tls_required\":true}\r\n", "asks for TLS"),
+            ("INFO {\"tls_required\":true}\r\n", "the TLS handshake"),
             ("INFO {\"auth_required\":true}\r\n", "--user"),
             ("-ERR 'maximum connections exceeded'\r\n", "refused: maximum connections exceeded"),
             ("INFO {}\r\n-ERR 'Authorization Violation'\r\n", "refused: Authorization Violation"),
@@ -311,7 +358,8 @@ mod tests {
     async fn where_nothing_listens_the_next_step_is_named() {
         // The port was free a moment ago and nobody is told of it.
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let args = ServerArgs { server: format!("127.0.0.1:{port}").parse().unwrap(), user: None };
+        let server = format!("127.0.0.1:{port}").parse().unwrap();
+        let args = ServerArgs { server, identity: IdentityArgs::default(), tls: TlsArgs::default() };
         let error = Client::connect(&args).await.err().unwrap().to_string();
         assert!(error.contains("start a node with `waymeet`"), "{error}");
     }

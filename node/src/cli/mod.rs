@@ -4,10 +4,12 @@
 //! configuration). It must not do a node's work; `serve` hands that to the library.
 
 mod args;
+mod auth;
 mod banner;
 mod bench;
 mod client;
 mod coap;
+mod identity;
 mod payload;
 mod peers;
 mod print;
@@ -17,6 +19,7 @@ mod request;
 mod serve;
 mod server;
 mod subscribe;
+mod tls;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -24,8 +27,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use waymeet::config::{Config, ConfigError, Layers};
+use waymeet::datadir::DataDir;
 
-use args::{CheckArgs, Cli, Command};
+use args::{CheckArgs, Cli, Command, ReloadArgs};
 
 /// What a command ended with, other than success.
 #[derive(Debug)]
@@ -70,11 +74,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&cli.serve),
         Some(Command::Serve(args)) => serve::serve(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Reload(args)) => reload(&args),
         Some(Command::Pub(args)) => on_one_thread(publish::publish(&args)),
         Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
         Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
+        Some(Command::Auth(args)) => auth::auth(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
     }
 }
@@ -83,6 +89,21 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let layers = Layers { file: args.config.clone(), ..Layers::from_environment() };
     let config = Config::load(&layers)?;
     show(config.to_toml()?)
+}
+
+/// Sends SIGHUP to the node that holds a data directory. What becomes of it stands in that node's log.
+fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    let pid = DataDir::holder(&args.data_dir)?;
+    let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().ok()?));
+    let Some(pid) = pid else {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "no node runs in {}; name its directory with --data-dir",
+            args.data_dir.display()
+        )));
+    };
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP)
+        .map_err(|error| anyhow::anyhow!("cannot signal the process {pid:?}: {error}"))?;
+    Ok(())
 }
 
 /// Says something on standard error. Nobody may be listening there, which is no reason to stop.

@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use waymeet::config::{Address, Config, RawMode};
+use waymeet::config::{Address, Config, RawMode, Tls};
 use waymeet::datadir::DataDir;
 use waymeet::{Listener, Node};
 
@@ -68,6 +68,9 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
             coap: addresses.coap,
             http: addresses.http,
             mesh: addresses.mesh,
+            coaps: addresses.coaps,
+            nats_tls: config.listeners.nats.tls.as_ref().is_some_and(Tls::is_needed),
+            http_tls: config.listeners.http.tls.as_ref().is_some_and(Tls::is_needed),
         },
         raw: raw_listeners(node, config),
         data_dir: &config.node.data_dir,
@@ -76,6 +79,7 @@ fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {
         id: node.id(),
         mesh_websocket: mesh_addresses.next(),
         has_mesh_secret: config.mesh.secret_file.is_some(),
+        users: config.auth.users.len(),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{banner}")?;
@@ -116,9 +120,11 @@ fn reload(args: &ServeArgs, config: &mut Config, node: &Node, logs: &LogControl)
             return;
         }
     };
-    logs.set_level(new.log.level);
     let changed = config.changed_keys(&new);
-    node.reload(new.clone());
+    if let Err(error) = node.reload(new.clone()) {
+        return tracing::error!("the configuration was not reloaded: {error}");
+    }
+    logs.set_level(new.log.level);
     let (taken, waiting): (Vec<_>, Vec<_>) = changed.into_iter().partition(|key| Config::is_reloadable(key));
     if !waiting.is_empty() {
         tracing::warn!(

@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub enum Scheme {
     /// NATS over TCP.
     Nats,
+    /// NATS over TCP, with TLS.
+    Tls,
     /// CoAP over UDP; only `waymeet pub` speaks it.
     Coap,
     /// RESP over TCP; only measured, by `waymeet bench`.
@@ -22,7 +24,7 @@ pub enum Scheme {
 impl Scheme {
     fn default_port(self) -> u16 {
         match self {
-            Self::Nats => 4222,
+            Self::Nats | Self::Tls => 4222,
             Self::Coap => 5683,
             Self::Redis => 6379,
             Self::Mqtt => 1883,
@@ -42,11 +44,35 @@ pub struct Server {
     pub credentials: Option<Credentials>,
 }
 
-/// A user's name and password.
+/// A user's name and password; the password may be said elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub name: String,
-    pub password: String,
+    pub password: Option<String>,
+}
+
+/// A bearer token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("expected a token".to_owned()) } else { Ok(Self(text.to_owned())) }
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -70,12 +96,14 @@ impl FromStr for Credentials {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some((name, password)) if !name.is_empty() => {
-                Ok(Self { name: name.to_owned(), password: password.to_owned() })
-            }
-            _ => Err("expected name:password".to_owned()),
+        let (name, password) = match text.split_once(':') {
+            Some((name, password)) => (name, Some(password.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() {
+            return Err("expected name or name:password".to_owned());
         }
+        Ok(Self { name: name.to_owned(), password })
     }
 }
 
@@ -87,6 +115,7 @@ impl FromStr for Server {
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Nats, text),
             Some(("nats", rest)) => (Scheme::Nats, rest),
+            Some(("tls", rest)) => (Scheme::Tls, rest),
             Some(("coap", rest)) => (Scheme::Coap, rest),
             Some(("redis", rest)) => (Scheme::Redis, rest),
             Some(("mqtt", rest)) => (Scheme::Mqtt, rest),
@@ -142,6 +171,7 @@ mod tests {
             ("[::1]:5", "[::1]:5"),
             ("::1", "[::1]:4222"),
             ("nats://u:p@h:1", "h:1"),
+            ("tls://h", "h:4222"),
             ("coap://h", "h:5683"),
             ("redis://h", "h:6379"),
             ("mqtt://h:1", "h:1"),
@@ -151,7 +181,7 @@ mod tests {
         }
         let server: Server = "nats://u:p@ss:w@h".parse().unwrap();
         let credentials = server.credentials.clone().unwrap();
-        assert_eq!((credentials.name.as_str(), credentials.password.as_str()), ("u", "p@ss:w"));
+        assert_eq!((credentials.name.as_str(), credentials.password.as_deref()), ("u", Some("p@ss:w")));
         assert!(!format!("{server:?}").contains("p@ss"));
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::value::MASK;
-use super::{Config, Dtls, Tls};
+use super::{AllowResponses, Config, Dtls, Permissions, Tls, UserDefaults, UserLimits};
 
 /// A value under a key with one of these words is not shown, whatever its type is in the program. A
 /// second net under [`super::Secret`], for keys that somebody adds without thinking of it.
@@ -42,13 +42,22 @@ impl Config {
     /// Whether a running node takes over another value of the key; the others wait for the next start.
     #[must_use]
     pub fn is_reloadable(key: &str) -> bool {
-        RELOADABLE_KEYS.contains(&key)
+        RELOADABLE_KEYS.contains(&key) || key.starts_with("auth.")
     }
 }
 
-/// What can change under sessions that exist already. Listeners, the data directory and the sizes of tables
+/// What can change under sessions that exist already; a certificate is for those that come. Listeners, the data directory and the sizes of tables
 /// are fixed at the start.
-const RELOADABLE_KEYS: [&str; 1] = ["log.level"];
+const RELOADABLE_KEYS: [&str; 8] = [
+    "log.level",
+    "listeners.http.allowed_origins",
+    "listeners.nats.tls.certificate_file",
+    "listeners.nats.tls.key_file",
+    "listeners.nats.tls.client_ca_file",
+    "listeners.http.tls.certificate_file",
+    "listeners.http.tls.key_file",
+    "listeners.http.tls.client_ca_file",
+];
 
 fn collect_changes(old: &Table, new: &Table, prefix: &str, changed: &mut Vec<String>) {
     // A key without a default is in one of the tables only.
@@ -85,7 +94,7 @@ fn mask_value(value: &mut Value, secret: bool) {
 }
 
 /// Masks the user information of a URL (RFC 3986, section 3.2.1).
-fn mask_credentials(text: &mut String) {
+pub(super) fn mask_credentials(text: &mut String) {
     let Some(start) = text.find("://").map(|at| at + 3) else { return };
     let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
     if let Some(at) = text[start..end].rfind('@') {
@@ -106,11 +115,26 @@ pub(super) fn known_keys() -> Vec<String> {
         client_ca_file: Some(PathBuf::new()),
         ..Dtls::default()
     });
+    full.auth.defaults = all_user_keys();
     full.mesh.secret_file = Some(PathBuf::new());
     let table = Table::try_from(full).expect("the default configuration has only texts, numbers and tables");
     let mut keys = Vec::new();
     collect_keys(&table, "", &mut keys);
     keys
+}
+
+fn all_user_keys() -> UserDefaults {
+    let permissions = || Some(Permissions { allow: Some(Vec::new()), deny: Vec::new() });
+    UserDefaults {
+        publish: permissions(),
+        subscribe: permissions(),
+        allow_responses: Some(AllowResponses::default()),
+        limits: Some(UserLimits {
+            messages_per_second: Some(1),
+            bytes_per_second: Some(1),
+            max_connections: Some(1),
+        }),
+    }
 }
 
 fn all_tls_keys() -> Tls {

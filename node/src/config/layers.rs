@@ -17,7 +17,7 @@ use super::problem::Problem;
 pub(super) const VARIABLE_PREFIX: &str = "WAYMEET_";
 
 /// Variables of ours that are not configuration keys: the client commands read them.
-const CLIENT_VARIABLES: [&str; 2] = ["WAYMEET_SERVER", "WAYMEET_USER"];
+const CLIENT_VARIABLES: [&str; 4] = ["WAYMEET_SERVER", "WAYMEET_USER", "WAYMEET_PASSWORD", "WAYMEET_TOKEN"];
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

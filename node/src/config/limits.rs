@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::auth::AuthLimits;
 use super::value::duration;
 
 /// `[limits]`. Sizes are in bytes. No limit can be switched off: to lift one, choose a large number.
@@ -16,6 +17,8 @@ pub struct Limits {
     pub max_control_line_bytes: usize,
     /// Client connections of all stream listeners together. Default 65,536, as nats-server.
     pub max_connections: usize,
+    /// Client connections of one address, loopback excepted: there a proxy speaks for many. Default 16,384.
+    pub max_connections_per_address: usize,
     /// Subscriptions of one session. Default 1,000,000: a gateway in front of many clients has some
     /// 100,000, and a million of them take about 200 MB.
     pub max_subscriptions_per_session: usize,
@@ -56,6 +59,12 @@ pub struct Limits {
     pub http: HttpLimits,
     /// `[limits.coap]`.
     pub coap: CoapLimits,
+    /// `[limits.tls]`.
+    pub tls: TlsLimits,
+    /// `[limits.dtls]`.
+    pub dtls: DtlsLimits,
+    /// `[limits.auth]`.
+    pub auth: AuthLimits,
 }
 
 impl Default for Limits {
@@ -64,6 +73,7 @@ impl Default for Limits {
             max_payload_bytes: 1 << 20,
             max_control_line_bytes: 4_096,
             max_connections: 65_536,
+            max_connections_per_address: 16_384,
             max_subscriptions_per_session: 1_000_000,
             outbox_bytes: 64 << 20,
             queue_messages: 65_536,
@@ -78,6 +88,9 @@ impl Default for Limits {
             match_cache_entries: 16_384,
             http: HttpLimits::default(),
             coap: CoapLimits::default(),
+            tls: TlsLimits::default(),
+            dtls: DtlsLimits::default(),
+            auth: AuthLimits::default(),
         }
     }
 }
@@ -144,6 +157,53 @@ impl Default for CoapLimits {
             max_observations: 65_536,
             block_transfer_bytes: 64 << 20,
             dedup_entries: 65_536,
+        }
+    }
+}
+
+/// `[limits.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TlsLimits {
+    /// TLS handshakes at once, of all listeners; the oldest one makes room for one more. A handshake holds at most
+    /// 64 KiB. Default 1,024.
+    pub max_handshakes: usize,
+    /// How long a client may take from its connection to the end of the handshake. Default 5 s.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+}
+
+impl Default for TlsLimits {
+    fn default() -> Self {
+        Self { max_handshakes: 1_024, handshake_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// `[limits.dtls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DtlsLimits {
+    /// Clients with a key that are connected at once; the one that was silent for the longest makes room for one more.
+    /// Default 8,192, which take some 100 MB: 12 kB each, with what CoAP keeps of a client.
+    pub max_associations: usize,
+    /// Handshakes at once; the oldest one makes room for one more. Default 256.
+    pub max_handshakes: usize,
+    /// How long a handshake may take once the client has proved its address. Default 10 s.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+    /// How long a client may say nothing before it has to shake hands again. Default 1 h: a sensor that reports now
+    /// and then should not need a handshake for each report.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for DtlsLimits {
+    fn default() -> Self {
+        Self {
+            max_associations: 8_192,
+            max_handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3_600),
         }
     }
 }

@@ -8,6 +8,8 @@
 //! `WAYMEET_LISTENERS__NATS__ADDRESS`. A list in a variable is written as in TOML or, for plain texts,
 //! with commas.
 
+mod auth;
+mod auth_check;
 mod effective;
 mod layers;
 mod limits;
@@ -26,13 +28,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{AllowResponses, Auth, AuthLimits, Permissions, User, UserDefaults, UserLimits};
 pub use layers::{FlagSetting, FlagValue, Layers, Origin};
-pub use limits::{CoapLimits, HttpLimits, Limits};
+pub use limits::{CoapLimits, DtlsLimits, HttpLimits, Limits, TlsLimits};
 pub use problem::{ConfigError, Problem};
 pub use raw::{DatagramListener, LineListener, RawMode};
 pub use sections::{
-    AllowResponses, Auth, CoapListener, Dtls, HttpListener, Listeners, Log, LogFormat, LogLevel, Mesh,
-    NatsListener, NodeSection, Permissions, Telemetry, Tls, TlsMode, User,
+    CoapListener, Dtls, HttpListener, Listeners, Log, LogFormat, LogLevel, Mesh, NatsListener, NodeSection,
+    Telemetry, Tls, TlsMode,
 };
 pub use upstream::{Coap, CoapUpstream, Http, HttpUpstream};
 pub use value::{Address, AddressError, DurationError, Secret, format_duration, parse_duration};

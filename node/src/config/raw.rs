@@ -37,6 +37,9 @@ pub struct LineListener {
     pub subject: String,
     /// Required: whether a program waits for answers is not to be guessed.
     pub mode: RawMode,
+    /// The user of `[[auth.users]]` whose permissions the clients have. Default: they are anonymous.
+    #[serde(default)]
+    pub user: Option<String>,
     /// The longest line, its end not counted. Of a longer one nothing is taken; in request mode it is answered
     /// with an error line. Default 64 KiB.
     #[serde(default = "LineListener::default_max_line_bytes")]
@@ -77,6 +80,9 @@ pub struct DatagramListener {
     pub subject: String,
     /// Required.
     pub mode: RawMode,
+    /// As [`LineListener::user`].
+    #[serde(default)]
+    pub user: Option<String>,
     /// How long a request waits for its reply. Default 5 s.
     #[serde(with = "duration", default = "default_timeout")]
     pub timeout: Duration,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::raw::{DatagramListener, LineListener};
-use super::value::{Address, Secret, duration};
+use super::value::{Address, duration};
 
 /// An address of this machine only: what every listener has unless it is told otherwise.
 const fn loopback(port: u16) -> Address {
@@ -144,6 +144,14 @@ pub struct Tls {
     pub client_ca_file: Option<PathBuf>,
 }
 
+impl Tls {
+    /// Whether a client without TLS gets nothing.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        matches!(self.mode, TlsMode::Required | TlsMode::First)
+    }
+}
+
 /// `[listeners.coap.dtls]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -207,74 +215,6 @@ impl Default for Mesh {
             allow: Vec::new(),
             block: Vec::new(),
         }
-    }
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Auth {
-    /// Whether clients without credentials are let in from other machines too. Default false.
-    pub anonymous: bool,
-    /// `[[auth.users]]`. Default: none.
-    pub users: Vec<User>,
-}
-
-/// `[[auth.users]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// The user's name. Required.
-    pub name: String,
-    /// The Argon2id hash of the password.
-    #[serde(default)]
-    pub password_hash: Option<Secret>,
-    /// The Argon2id hash of a bearer token.
-    #[serde(default)]
-    pub token_hash: Option<Secret>,
-    /// The public user key.
-    #[serde(default)]
-    pub nkey: Option<String>,
-    /// The common name or an alternative name of a client certificate.
-    #[serde(default)]
-    pub certificate: Option<String>,
-    /// A file that holds the pre-shared key for DTLS, in hex.
-    #[serde(default)]
-    pub psk_file: Option<PathBuf>,
-    /// What the user may publish. Default: everything.
-    #[serde(default)]
-    pub publish: Permissions,
-    /// What the user may subscribe to. Default: everything.
-    #[serde(default)]
-    pub subscribe: Permissions,
-    /// Whether replies may be published to the reply subject of a message that was received.
-    #[serde(default)]
-    pub allow_responses: Option<AllowResponses>,
-}
-
-/// Filters that are allowed and denied; deny wins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Permissions {
-    /// `None` means everything, an empty list nothing.
-    pub allow: Option<Vec<String>>,
-    /// Default: nothing is denied.
-    pub deny: Vec<String>,
-}
-
-/// How many replies a received request allows, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AllowResponses {
-    /// Default 1.
-    pub count: u32,
-    /// Default 1 m.
-    #[serde(with = "duration")]
-    pub expires: Duration,
-}
-
-impl Default for AllowResponses {
-    fn default() -> Self {
-        Self { count: 1, expires: Duration::from_secs(60) }
     }
 }
 

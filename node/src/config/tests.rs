@@ -221,10 +221,13 @@ fn a_listener_for_other_machines_needs_somebody_who_says_so() {
 fn what_is_not_built_yet_says_so() {
     let tls = "tls]\ncertificate_file = 'a'\nkey_file = 'b'";
     let table = [
-        ("[[auth.users]]\nname = 'a'".to_owned(), "[auth.users] is not built yet"),
-        (format!("[listeners.nats.{tls}"), "[listeners.nats.tls] is not built yet"),
-        (format!("[listeners.http.{tls}"), "[listeners.http.tls] is not built yet"),
-        ("[listeners.coap.dtls]".to_owned(), "[listeners.coap.dtls] is not built yet"),
+        (format!("[listeners.nats.{tls}"), "listeners.nats.tls.certificate_file: a cannot be read"),
+        (format!("[listeners.http.{tls}"), "listeners.http.tls.certificate_file: a cannot be read"),
+        ("[listeners.nats.tls]".to_owned(), "listeners.nats.tls.certificate_file: is not set"),
+        (
+            format!("[listeners.coap.d{tls}"),
+            "listeners.coap.dtls.certificate_file: DTLS takes pre-shared keys",
+        ),
     ];
     for (text, expected) in table {
         let errors = errors(&text);
@@ -266,7 +269,7 @@ fn texts_with_a_grammar_are_checked() {
     let upstream =
         |subject: &str, url: &str| format!("[[http.upstream]]\nsubject = '{subject}'\nurl = '{url}'");
     assert!(errors(&upstream("a..b", "http://h/")).contains(":2: http.upstream[0].subject: "));
-    for url in ["h:80", "ftp://h/", "http:///path", "http://h/a b", "https://h/", "http://h/?a=b"] {
+    for url in ["h:80", "ftp://h/", "http:///path", "http://h/a b", "http://h/?a=b"] {
         assert!(errors(&upstream("a", url)).contains(":3: http.upstream[0].url: expected a URL"), "{url}");
     }
     for origin in
@@ -363,9 +366,10 @@ fn user(secret: &str) -> User {
         nkey: None,
         certificate: None,
         psk_file: Some("a.psk".into()),
-        publish: Permissions::default(),
-        subscribe: Permissions::default(),
+        publish: None,
+        subscribe: None,
         allow_responses: None,
+        limits: None,
     }
 }
 
@@ -404,7 +408,7 @@ proptest! {
         prop_assert!(!printed.contains("s3cr3t"), "{}", printed);
         prop_assert!(printed.contains("http://***@127.0.0.1/a@b"));
         prop_assert!(printed.contains("a.psk"));
-        let debugged = format!("{:?}", config.auth);
+        let debugged = format!("{config:?}");
         prop_assert!(!debugged.contains("s3cr3t"));
     }
 }

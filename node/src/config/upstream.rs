@@ -1,9 +1,12 @@
 //! `[http]` and `[coap]`: servers elsewhere that answer requests without knowing of the node.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::effective::mask_credentials;
 use super::value::duration;
 
 /// `[http]`.
@@ -15,19 +18,38 @@ pub struct Http {
 }
 
 /// `[[http.upstream]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpUpstream {
     /// Requests on subjects that match this filter go to the service; the tokens that its wildcards stand for
     /// become the path. Required.
     pub subject: String,
-    /// Where the service is, `http://host:port/path/`. Required.
+    /// Where the service is, `http://host:port/path/` or `https://…`. Required.
     pub url: String,
+    /// The authorities that an `https` service's certificate may come from, in PEM. Default: those that Mozilla trusts.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// How long the service may take to answer. Default 30 s.
     #[serde(with = "duration", default = "HttpUpstream::default_timeout")]
     pub timeout: Duration,
     /// Requests to the service at once; more are answered 503. Default 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
+}
+
+/// Without the credentials that the URL may have.
+impl fmt::Debug for HttpUpstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, url, timeout, max_in_flight, ca_file } = self;
+        let mut url = url.clone();
+        mask_credentials(&mut url);
+        f.debug_struct("HttpUpstream")
+            .field("subject", subject)
+            .field("url", &url)
+            .field("timeout", timeout)
+            .field("max_in_flight", max_in_flight)
+            .field("ca_file", ca_file)
+            .finish()
+    }
 }
 
 impl HttpUpstream {

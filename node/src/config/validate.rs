@@ -9,10 +9,12 @@ use waymeet_core::Filter;
 
 use super::problem::Problem;
 use super::value::Address;
-use super::{Config, HttpUpstream, Limits, Listeners, TlsMode};
+use super::{Config, Dtls, HttpUpstream, Limits, Listeners, auth_check};
+use crate::dtls;
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
 use crate::mesh;
+use crate::tls;
 use crate::upstream::coap::{self, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
 
@@ -28,6 +30,10 @@ impl Config {
         check_raw(self, &mut problems);
         check_mesh(self, &mut problems);
         check_texts(self, &mut problems);
+        auth_check::check(self, &mut problems);
+        let files = tls::check(self).into_iter();
+        problems.extend(files.map(|(key, error)| Problem::of_key(key, error.to_string())));
+        problems.extend(dtls::check(self).map(|(key, error)| Problem::of_key(key, error.to_string())));
         check_built(self, &mut problems);
         problems
     }
@@ -46,7 +52,7 @@ fn check_reach(config: &Config, problems: &mut Vec<Problem>) {
     if config.auth.anonymous {
         return;
     }
-    // Who speaks no protocol has no credentials either, whatever users there are.
+    // Who speaks no protocol has no credentials either: the configuration must say whose permissions he has.
     let mut open = raw_addresses(&config.listeners);
     if config.auth.users.is_empty() {
         open.extend(client_addresses(&config.listeners));
@@ -77,10 +83,12 @@ fn client_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
 
 fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
     let mut addresses = Vec::new();
-    for (index, lines) in listeners.lines.iter().enumerate() {
+    for (index, lines) in listeners.lines.iter().enumerate().filter(|(_, lines)| lines.user.is_none()) {
         addresses.push((format!("listeners.lines[{index}].address"), lines.address));
     }
-    for (index, datagrams) in listeners.datagrams.iter().enumerate() {
+    for (index, datagrams) in
+        listeners.datagrams.iter().enumerate().filter(|(_, datagrams)| datagrams.user.is_none())
+    {
         addresses.push((format!("listeners.datagrams[{index}].address"), datagrams.address));
     }
     addresses
@@ -90,11 +98,15 @@ fn raw_addresses(listeners: &Listeners) -> Vec<(String, Address)> {
 const ZERO_LIMIT: &str =
     "0 would let nothing through, and no limit can be switched off; to lift one, choose a large value";
 
+/// No client is waited for for longer.
+const MAX_HANDSHAKE: Duration = Duration::from_secs(3_600);
+
 fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
     let numbers = [
         ("max_payload_bytes", limits.max_payload_bytes),
         ("max_control_line_bytes", limits.max_control_line_bytes),
         ("max_connections", limits.max_connections),
+        ("max_connections_per_address", limits.max_connections_per_address),
         ("max_subscriptions_per_session", limits.max_subscriptions_per_session),
         ("outbox_bytes", limits.outbox_bytes),
         ("queue_messages", limits.queue_messages),
@@ -110,6 +122,15 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("coap.max_observations", limits.coap.max_observations),
         ("coap.block_transfer_bytes", limits.coap.block_transfer_bytes),
         ("coap.dedup_entries", limits.coap.dedup_entries),
+        ("tls.max_handshakes", limits.tls.max_handshakes),
+        ("dtls.max_associations", limits.dtls.max_associations),
+        ("dtls.max_handshakes", limits.dtls.max_handshakes),
+        ("auth.max_unproved", limits.auth.max_unproved),
+        ("auth.max_verifications", limits.auth.max_verifications),
+        ("auth.max_waiting_verifications", limits.auth.max_waiting_verifications),
+        ("auth.verdict_cache_entries", limits.auth.verdict_cache_entries),
+        ("auth.max_failures_per_minute", limits.auth.max_failures_per_minute),
+        ("auth.max_browser_logins", limits.auth.max_browser_logins),
     ];
     let durations = [
         ("write_deadline", limits.write_deadline),
@@ -119,6 +140,12 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("http.header_read_timeout", limits.http.header_read_timeout),
         ("http.idle_timeout", limits.http.idle_timeout),
         ("http.body_read_timeout", limits.http.body_read_timeout),
+        ("tls.handshake_timeout", limits.tls.handshake_timeout),
+        ("dtls.handshake_timeout", limits.dtls.handshake_timeout),
+        ("dtls.idle_timeout", limits.dtls.idle_timeout),
+        ("auth.login_timeout", limits.auth.login_timeout),
+        ("auth.verdict_cache_time", limits.auth.verdict_cache_time),
+        ("auth.browser_login_time", limits.auth.browser_login_time),
     ];
     let zero_numbers = numbers.into_iter().filter(|(_, number)| *number == 0).map(|(key, _)| key);
     let zero_durations =
@@ -134,6 +161,9 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
             );
             problems.push(Problem::of_key(format!("limits.{key}"), text));
         }
+    }
+    if limits.dtls.handshake_timeout > MAX_HANDSHAKE {
+        problems.push(Problem::of_key("limits.dtls.handshake_timeout", "is longer than an hour"));
     }
     if limits.request_timeout > limits.max_request_timeout {
         let text = "is longer than limits.max_request_timeout";
@@ -237,17 +267,6 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     for (index, origin) in config.listeners.http.allowed_origins.iter().enumerate() {
         check(format!("listeners.http.allowed_origins[{index}]"), origin_error(origin));
     }
-    for (index, user) in config.auth.users.iter().enumerate() {
-        for (verb, permissions) in [("publish", &user.publish), ("subscribe", &user.subscribe)] {
-            for (list, filters) in
-                [("allow", permissions.allow.as_deref().unwrap_or_default()), ("deny", &permissions.deny)]
-            {
-                for (at, text) in filters.iter().enumerate() {
-                    check(format!("auth.users[{index}].{verb}.{list}[{at}]"), filter(text));
-                }
-            }
-        }
-    }
 }
 
 /// What the part that calls the service has against the URL. A subject that is no filter is named by its
@@ -269,18 +288,14 @@ fn origin_error(origin: &str) -> Option<String> {
 /// What can be written down already and is not built yet. Silence would be worse than an error: somebody
 /// would believe that a listener is encrypted.
 fn check_built(config: &Config, problems: &mut Vec<Problem>) {
-    let listeners = &config.listeners;
-    let tls = |tls: &Option<super::Tls>| tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Off);
-    let unbuilt = [
-        ("auth.users", !config.auth.users.is_empty()),
-        ("listeners.nats.tls", tls(&listeners.nats.tls)),
-        ("listeners.http.tls", tls(&listeners.http.tls)),
-        ("listeners.coap.dtls", listeners.coap.dtls.is_some()),
-    ];
-    for (key, used) in unbuilt {
-        if used {
-            let text = format!("[{key}] is not built yet in version {}", env!("CARGO_PKG_VERSION"));
-            problems.push(Problem::of_key(key, text));
-        }
+    let Some(Dtls { address: _, certificate_file, key_file, client_ca_file }) = &config.listeners.coap.dtls
+    else {
+        return;
+    };
+    let files =
+        [("certificate_file", certificate_file), ("key_file", key_file), ("client_ca_file", client_ca_file)];
+    for (key, _) in files.into_iter().filter(|(_, file)| file.is_some()) {
+        let text = "DTLS takes pre-shared keys, psk_file in [[auth.users]], and no certificates yet";
+        problems.push(Problem::of_key(format!("listeners.coap.dtls.{key}"), text));
     }
 }

@@ -98,6 +98,8 @@ function setState(state, text) {
 async function poll() {
   try {
     const response = await fetch("/metrics", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    // The login has ended: the page asks for it again.
+    if (response.status === 401) return location.reload();
     if (!response.ok) throw new Error(response.statusText);
     show(parseMetrics(await response.text()), performance.now());
     setState("live", "live");

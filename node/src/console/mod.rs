@@ -13,6 +13,9 @@ pub(crate) const SCRIPT: &str = include_str!("console.js");
 /// `/console.css`.
 pub(crate) const STYLE: &str = include_str!("console.css");
 const PAGE: &str = include_str!("index.html");
+const LOGIN: &str = include_str!("login.html");
+/// What stands in the page that asks for a login for the reason.
+const NOTICE_MARK: &str = "{notice}";
 /// What stands in the page for the facts.
 const FACTS_MARK: &str = "{facts}";
 
@@ -45,6 +48,11 @@ pub(crate) fn page(node: &NodeHandle) -> String {
     }
     let facts = Facts { id: &info.id, name: &info.name, version: info.version, listeners };
     PAGE.replace(FACTS_MARK, &embedded_json(&facts))
+}
+
+/// The page that asks who somebody is, and says why. Nothing of the node stands in it.
+pub(crate) fn login(notice: &str) -> String {
+    LOGIN.replace(NOTICE_MARK, &notice.replace('&', "&amp;").replace('<', "&lt;"))
 }
 
 /// JSON that can stand in a script element: no text in it ends the element or opens a comment.

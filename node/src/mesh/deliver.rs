@@ -12,7 +12,7 @@ use crate::metrics::Listener;
 use crate::publisher::{Origin, Publisher, Reach, Verdict};
 
 /// What the mesh publishes here is a member's, not the node's own: `$SYS` stays closed to it.
-const MEMBER: Origin = Origin { listener: Listener::Mesh, session: 0, trusted: false };
+const MEMBER: Origin = Origin { listener: Listener::Mesh, session: 0, trusted: false, policy: None };
 /// What the node itself says.
 const NODE: Origin = Origin { trusted: true, ..MEMBER };
 /// No responders, as NATS says it (ADR-4).

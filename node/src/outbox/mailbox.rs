@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -51,6 +52,9 @@ pub(crate) struct MailboxQueue {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     waker: AtomicWaker,
+    /// Permissions have changed: the reader looks at them before it takes more.
+    recheck: AtomicBool,
+    revoked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -76,8 +80,17 @@ impl MailboxQueue {
         limits: MailboxLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (state, waker) = (Mutex::default(), AtomicWaker::new());
-        Self { session, listener, counted_by, limits, metrics, state, waker }
+        Self {
+            session,
+            listener,
+            counted_by,
+            limits,
+            metrics,
+            state: Mutex::default(),
+            waker: AtomicWaker::new(),
+            recheck: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn session(&self) -> u64 {
@@ -143,8 +156,34 @@ impl MailboxQueue {
         match self.try_recv() {
             Some(item) => Poll::Ready(Some(item)),
             None if self.state.lock().closed => Poll::Ready(None),
-            None => Poll::Pending,
+            None => {
+                if self.recheck.load(Ordering::Acquire) {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
+    }
+
+    /// Has the reader look at its permissions again.
+    pub(crate) fn recheck(&self) {
+        self.recheck.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether it was asked to; once.
+    pub(crate) fn take_recheck(&self) -> bool {
+        self.recheck.load(Ordering::Relaxed) && self.recheck.swap(false, Ordering::AcqRel)
+    }
+
+    /// Closes the mailbox because its reader may no longer receive.
+    pub(crate) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+        self.close();
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
     }
 
     /// Takes no more messages; what waits can still be read.

@@ -54,6 +54,8 @@ const SLOW_STEPS: u32 = 10;
 pub(crate) enum Signal {
     /// The socket takes no more: wait until it is writable, then flush. The time is since when.
     Blocked(Instant),
+    /// Permissions have changed: the session looks at its own.
+    Recheck,
     /// There are bytes to take (outboxes without a socket of their own).
     Pending,
     /// The session ends; what could not be written is counted already.
@@ -330,12 +332,21 @@ impl WireOutbox {
         self.close_locked(&mut self.state.lock(), reason);
     }
 
+    /// Has the connection's task look at its permissions again.
+    pub(crate) fn recheck(&self) {
+        self.state.lock().recheck = true;
+        self.waker.wake();
+    }
+
     /// What the connection's task must do next; its waker is kept for the time when that changes.
     pub(crate) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         self.waker.register(cx.waker());
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if let Some(reason) = state.closed {
             return Poll::Ready(Signal::Closed(reason));
+        }
+        if std::mem::take(&mut state.recheck) {
+            return Poll::Ready(Signal::Recheck);
         }
         if let Some(since) = state.blocked {
             return Poll::Ready(Signal::Blocked(

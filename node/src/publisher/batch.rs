@@ -88,6 +88,11 @@ impl Batch {
         if plan.reserved && !origin.trusted {
             return self.refuse(origin, DropReason::NoPermission);
         }
+        if let Some(bound) = &run.bound
+            && let Some(reason) = bound.objection(subject, message.size())
+        {
+            return self.refuse(origin, reason);
+        }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
         let message = message.with_subject(subject);
@@ -240,6 +245,9 @@ impl Batch {
         let subscription = &target.subscription;
         if is_own_echo(origin, subscription) {
             return false;
+        }
+        if let Some(reply) = message.message.reply {
+            subscription.receives_request(reply);
         }
         let mut admission = Admission::No;
         let wanted = || {

@@ -19,8 +19,10 @@ use std::time::Duration;
 use waymeet_core::Subject;
 use waymeet_core::mesh::split_peer_subject;
 use waymeet_core::message::RawMessage;
+use waymeet_core::permissions::Access;
 use waymeet_core::subject::LastSubject;
 
+use crate::auth::{Bound, Policy, PolicyId};
 use crate::exchange::Exchange;
 use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
@@ -37,6 +39,8 @@ pub(crate) struct Origin {
     pub(crate) session: u64,
     /// The node itself, which may publish everywhere.
     pub(crate) trusted: bool,
+    /// What the publisher may do; `None` where nobody is asked who he is.
+    pub(crate) policy: Option<PolicyId>,
 }
 
 /// What became of one message.
@@ -102,6 +106,8 @@ pub(crate) struct Publisher {
     run: Option<Run>,
     /// The last subject of the run, if its plan holds for several.
     last: LastSubject,
+    /// The rules of whoever published last under rules.
+    policy: Option<Arc<Policy>>,
     batch: Batch,
 }
 
@@ -110,6 +116,8 @@ struct Run {
     origin: Origin,
     cached: Cached,
     counts: RunCounts,
+    /// What each message has to pass; nothing where all of the plan's subjects are open to the publisher.
+    bound: Option<Bound>,
 }
 
 /// How far a run is.
@@ -128,6 +136,7 @@ impl Publisher {
             cache: MatchCache::new(exchange.limits.match_cache_entries),
             run: None,
             last: LastSubject::default(),
+            policy: None,
             batch: Batch::new(exchange, seed),
         }
     }
@@ -156,7 +165,10 @@ impl Publisher {
             self.settle();
             self.last.clear();
             match self.cache.get(message.subject, &self.batch.exchange) {
-                Ok(cached) => self.run = Some(Run { origin, cached, counts: RunCounts::default() }),
+                Ok(cached) => {
+                    let bound = self.bound(origin, &cached);
+                    self.run = Some(Run { origin, cached, counts: RunCounts::default(), bound });
+                }
                 Err(_) => return self.batch.refuse(origin, DropReason::Invalid),
             }
         }
@@ -187,6 +199,19 @@ impl Publisher {
             }
             _ => self.batch.cross_to(id, &message.with_subject(inner)),
         }
+    }
+
+    /// What stands between the publisher and the subjects of a plan. The plan remembers the answer for who asked
+    /// last, so that rules are gone through when a user is new to a subject and not for each run.
+    fn bound(&mut self, origin: Origin, cached: &Cached) -> Option<Bound> {
+        let id = origin.policy.filter(|_| !origin.trusted)?;
+        if self.policy.as_ref().is_none_or(|policy| policy.id != id) {
+            self.policy = Some(self.batch.exchange.policies.get(id));
+        }
+        let policy = self.policy.as_ref()?;
+        let access = cached.plan.access(policy);
+        let is_open = access == Access::All && policy.is_unmetered();
+        (!is_open).then(|| Bound::new(policy.clone(), access))
     }
 
     /// Ends the run, so that every subscription knows how many messages it has received.

@@ -7,16 +7,19 @@
 //! replies to one requester, each on a subject that was never seen before, share one plan.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use waymeet_core::mesh::Route;
+use waymeet_core::permissions::Access;
 use waymeet_core::router::Matches;
 use waymeet_core::subject::LastSubject;
 use waymeet_core::{OwnedSubject, Stem, Subject, SubjectError};
 
+use crate::auth::Policy;
 use crate::outbox::{Outbox, Protocol};
 use crate::peers;
-use crate::subscription::Subscription;
+use crate::subscription::{Subscription, access_bits, access_from_bits};
 
 /// The subscriptions of one subject, by the way in which they are delivered to.
 pub(super) struct Plan {
@@ -25,8 +28,8 @@ pub(super) struct Plan {
     pub(super) reserved: bool,
     /// Wire outboxes, by what they want to be written: encoded once, queued for all members.
     pub(super) classes: Box<[Class]>,
-    /// Delivered to one by one: subscriptions that end after a number of messages, and those of a session
-    /// with several that match. Blocks would put all messages of one of its subscriptions before all of
+    /// Delivered to one by one: subscriptions that end after a number of messages, those whose user may answer
+    /// what it receives, and those of a session with several that match. Blocks would put all messages of one of its subscriptions before all of
     /// another's.
     pub(super) one_by_one: Box<[Target]>,
     /// Mailboxes and waiting requests: they share one copy of the message.
@@ -34,6 +37,8 @@ pub(super) struct Plan {
     /// One member of each receives.
     pub(super) groups: Box<[Box<[Target]>]>,
     pub(super) beyond: Beyond,
+    /// How much of its subjects is open to who published here last: the policy's number and, in two bits, that.
+    access: AtomicU64,
 }
 
 /// What publishing means beyond this node.
@@ -149,6 +154,7 @@ impl Prefix {
 impl Plan {
     /// `has_mesh` says whether there are other nodes to be asked.
     pub(super) fn new(subject: Subject<'_>, mut matches: Matches<Arc<Subscription>>, has_mesh: bool) -> Self {
+        keep_permitted(subject, &mut matches);
         let key = Key::new(subject, matches.any_last);
         let beyond = Beyond::of(subject, has_mesh);
         if let Beyond::OneNode = beyond {
@@ -166,6 +172,7 @@ impl Plan {
         for subscription in matches.plain {
             match &subscription.outbox {
                 _ if subscription.is_limited() => one_by_one.push(subscription),
+                Outbox::Wire(_) if subscription.tracks_requests() => one_by_one.push(subscription),
                 Outbox::Wire(wire) if repeated.contains(&wire.session()) => one_by_one.push(subscription),
                 Outbox::Wire(wire) => wires.push((wire.headers(), subscription)),
                 Outbox::Mailbox(_) | Outbox::Replies(_) => readers.push(subscription),
@@ -179,8 +186,25 @@ impl Plan {
             readers: without_twins(readers).into_iter().map(target).collect(),
             groups: matches.groups.into_iter().map(group).collect(),
             beyond,
+            access: AtomicU64::new(0),
             key,
         }
+    }
+
+    /// How much of the plan's subjects a publisher may publish to.
+    pub(super) fn access(&self, policy: &Policy) -> Access {
+        let known = self.access.load(Ordering::Relaxed);
+        if known >> 2 == u64::from(policy.id.get()) {
+            return access_from_bits(known);
+        }
+        let permissions = &policy.permissions;
+        let access = match &self.key {
+            Key::One(subject) if permissions.may_publish(subject.as_subject()) => Access::All,
+            Key::One(_) => Access::None,
+            Key::AnyLast(stem) => permissions.publish_access(stem),
+        };
+        self.access.store(u64::from(policy.id.get()) << 2 | access_bits(access), Ordering::Relaxed);
+        access
     }
 
     /// Whether the plan names nobody on this node.
@@ -208,6 +232,18 @@ impl Beyond {
             _ => Self::Nothing,
         }
     }
+}
+
+/// Takes out the subscriptions whose user may not receive this subject. Where one may receive some of what its filter
+/// stands for, the subject's last token matters, whether or not a filter names it.
+fn keep_permitted(subject: Subject<'_>, matches: &mut Matches<Arc<Subscription>>) {
+    let all = matches.plain.iter().chain(matches.groups.iter().flatten());
+    matches.any_last &= !all.clone().any(|subscription| subscription.access() == Access::Some);
+    matches.plain.retain(|subscription| subscription.may_receive(subject));
+    for group in &mut matches.groups {
+        group.retain(|subscription| subscription.may_receive(subject));
+    }
+    matches.groups.retain(|group| !group.is_empty());
 }
 
 /// The sessions with more than one wire subscription among the matches.

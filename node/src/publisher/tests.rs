@@ -10,7 +10,7 @@ use waymeet_core::{Headers, Message, Subject, SubjectFilter};
 
 static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
-const PUBLISHER: Origin = Origin { listener: Listener::Nats, session: 1, trusted: false };
+const PUBLISHER: Origin = Origin { listener: Listener::Nats, session: 1, trusted: false, policy: None };
 
 #[test]
 fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {

@@ -14,7 +14,7 @@ use super::endpoint::{Body, Outbound};
 use super::limits::{CONFIRM_INTERVAL, FETCH_WAIT};
 use super::map::Map;
 use super::reply::{Failure, Reply};
-use super::upstream::{Event, Loss, ObservationId, Upstream};
+use super::upstream::{Event, Loss, ObservationId, Refusal, Upstream};
 use super::{Call, Session};
 use crate::coap::content_format::{self, JSON, OCTET_STREAM};
 use crate::coap::option::{Block, MAX_SZX, size_of_szx};
@@ -265,16 +265,20 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let mut ids: Vec<_> = self.observations.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            let Some(observation) = self.observations.get(&id) else { continue };
-            let (from, token) = (observation.from, observation.token);
-            let failure = Failure::new(Code::SERVICE_UNAVAILABLE, "the node is draining");
-            if let Some(endpoint) = self.endpoints.get_mut(&from) {
-                let message_id = endpoint.message_id(now);
-                self.out
-                    .push(from, |out| failure.reply().encode(out, Type::NonConfirmable, message_id, token));
-            }
-            self.end_observation(now, id, upstream);
+            self.revoke(now, id, Refusal::Draining, upstream);
         }
+    }
+
+    /// Ends one observation with a notification that says why.
+    pub fn revoke(&mut self, now: Instant, id: ObservationId, why: Refusal, upstream: &mut impl Upstream<A>) {
+        let Some(observation) = self.observations.get(&id) else { return };
+        let (from, token) = (observation.from, observation.token);
+        let failure = Failure::from(why);
+        if let Some(endpoint) = self.endpoints.get_mut(&from) {
+            let message_id = endpoint.message_id(now);
+            self.out.push(from, |out| failure.reply().encode(out, Type::NonConfirmable, message_id, token));
+        }
+        self.end_observation(now, id, upstream);
     }
 
     /// Takes an observation off the list. What waits for it is lost, and counted.

@@ -15,12 +15,15 @@ pub struct Outgoing<A> {
 const KEPT_CAPACITY: usize = 1 << 20;
 
 impl<A: Copy> Outgoing<A> {
-    pub(in crate::coap) fn new() -> Self {
+    /// None.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "an empty batch is always meant")]
+    pub fn new() -> Self {
         Self { bytes: Vec::new(), index: Vec::new() }
     }
 
     /// Adds the datagram that `write` puts behind the buffer's end, and returns it.
-    pub(in crate::coap) fn push(&mut self, to: A, write: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+    pub fn push(&mut self, to: A, write: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
         let start = self.bytes.len();
         write(&mut self.bytes);
         self.index.push((to, self.bytes.len()));

@@ -107,7 +107,10 @@ impl<A: Copy + Eq + Hash> Session<A> {
             let Some(path) = call.request.path() else {
                 return self.fail(now, call, &Failure::new(Code::BAD_REQUEST, "the path is not UTF-8"));
             };
-            upstream.read(call.origin.from, &path).map(Shown::from)
+            match upstream.read(call.origin.from, &path) {
+                Ok(representation) => representation.map(Shown::from),
+                Err(refusal) => return self.fail(now, call, &refusal.into()),
+            }
         };
         let Some(representation) = representation else {
             return self.fail(now, call, &Failure::new(Code::NOT_FOUND, "no such resource"));

@@ -62,12 +62,18 @@ pub trait Upstream<A> {
     fn lost(&mut self, observation: ObservationId, messages: u64, reason: Loss);
 
     /// What `GET /name` shows, such as `healthz`; `None` when there is no such resource.
-    fn read(&mut self, from: A, name: &str) -> Option<Representation>;
+    ///
+    /// # Errors
+    /// When this client may not see it.
+    fn read(&mut self, from: A, name: &str) -> Result<Option<Representation>, Refusal>;
 }
 
 /// Why the node does not take a message, a request or an observation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// Nobody knows who the client is, and that is asked for: 4.01.
+    #[error("not logged in: use DTLS, or let clients without credentials in with auth.anonymous")]
+    Unauthorized,
     /// The client may not use this subject: 4.03.
     #[error("not permitted")]
     NoPermission,
@@ -94,6 +100,7 @@ pub enum Refusal {
 impl Refusal {
     pub(super) fn code(&self) -> Code {
         match self {
+            Self::Unauthorized => Code::UNAUTHORIZED,
             Self::NoPermission => Code::FORBIDDEN,
             Self::PayloadTooLarge { .. } => Code::REQUEST_ENTITY_TOO_LARGE,
             Self::RateLimited => Code::TOO_MANY_REQUESTS,

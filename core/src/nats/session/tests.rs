@@ -35,6 +35,14 @@ impl Upstream for Recorder {
     fn unsubscribe(&mut self, sid: &[u8], max: Option<u64>) {
         self.log.push(format!("unsub {} {max:?}", sid.escape_ascii()));
     }
+    fn authenticate(&mut self, credentials: &Credentials) -> Login {
+        match credentials.password.as_deref() {
+            Some("right") => Login::Accepted,
+            Some("slow") => Login::Pending,
+            Some("many") => Login::Refused(LoginRefusal::TooMany),
+            _ => Login::Refused(LoginRefusal::Violation),
+        }
+    }
     fn connected(&mut self, options: &ConnectOptions) {
         self.log.push(format!("{options:?}"));
     }
@@ -175,4 +183,65 @@ proptest! {
         prop_assert_eq!(whole.sent, split.sent);
         prop_assert_eq!(whole.log, split.log);
     }
+}
+
+#[test]
+fn a_stranger_may_do_nothing_but_connect() {
+    for (input, words, closed) in [
+        ("PING\r\n", "Authorization Violation", Closed::Authorization),
+        ("PUB a 1000000\r\n", "Authorization Violation", Closed::Authorization),
+        ("P", "Authorization Violation", Closed::Authorization),
+        ("CONNECT {}\r\n", "Authorization Violation", Closed::Authorization),
+        (
+            "CONNECT {\"pass\":\"wrong\"}\r\nPUB a 1\r\nx\r\n",
+            "Authorization Violation",
+            Closed::Authorization,
+        ),
+        ("CONNECT {\"pass\":\"many\"}\r\n", "Too Many Logins", Closed::TooManyLogins),
+    ] {
+        let mut upstream = Recorder::default();
+        let end = run(&mut session().guarded(), &mut upstream, &[input.as_bytes()]);
+        assert_eq!(end, Err(closed), "{input}");
+        assert_eq!(upstream.sent, format!("-ERR '{words}'\r\n").into_bytes(), "{input}");
+        assert!(upstream.log.is_empty(), "{input}: {:?}", upstream.log);
+    }
+    let mut upstream = Recorder::default();
+    let mut session = session().guarded();
+    assert_eq!(session.keep_alive(&mut upstream), KeepAlive::NotLoggedIn);
+    assert_eq!(upstream.sent, b"-ERR 'Authentication Timeout'\r\n");
+}
+
+#[test]
+fn nothing_is_carried_out_until_the_login_is_decided() {
+    let connect = b"CONNECT {\"pass\":\"slow\",\"verbose\":false}\r\n".as_slice();
+    let input = [connect, b"PUB a 1\r\nx\r\nPING\r\n"].concat();
+    for split in 0..=input.len() {
+        let mut upstream = Recorder::default();
+        let mut session = session().guarded();
+        let mut buffer = input[..split].to_vec();
+        let progress = session.receive(&buffer, &mut upstream).unwrap();
+        buffer.drain(..progress.consumed);
+        buffer.extend_from_slice(&input[split..]);
+        let progress = session.receive(&buffer, &mut upstream).unwrap();
+        buffer.drain(..progress.consumed);
+        assert!(
+            session.is_pending() && upstream.log.is_empty() && upstream.sent.is_empty(),
+            "split at {split}"
+        );
+        session.logged_in(Ok(()), &mut upstream).unwrap();
+        session.receive(&buffer, &mut upstream).unwrap();
+        assert_eq!(upstream.log.len(), 2, "{:?}", upstream.log);
+        assert_eq!(upstream.sent, b"PONG\r\n");
+        // Who is in stays in: later credentials are not asked about.
+        session
+            .receive(b"CONNECT {\"pass\":\"wrong\",\"verbose\":false}\r\nPING\r\n", &mut upstream)
+            .unwrap();
+        assert_eq!(upstream.sent, b"PONG\r\nPONG\r\n");
+    }
+    let mut upstream = Recorder::default();
+    let mut session = session().guarded();
+    session.receive(connect, &mut upstream).unwrap();
+    let end = session.logged_in(Err(LoginRefusal::Violation), &mut upstream);
+    assert_eq!(end, Err(Closed::Authorization));
+    assert!(upstream.log.is_empty());
 }

@@ -18,7 +18,8 @@ use super::link::{Link, READ_BYTES, Target};
 use super::outcome::{Latencies, Outcome};
 use super::pace::Pace;
 use super::scan::Scanner;
-use crate::cli::args::ServerArgs;
+use crate::cli::args::{IdentityArgs, ServerArgs};
+use crate::cli::tls::TlsArgs;
 
 const SUBJECT: &str = "bench.crossing";
 
@@ -85,7 +86,11 @@ impl Tally {
 
 impl Nats {
     fn connect(case: &CrossingCase, setup: &str, poll: &Poll, number: usize) -> anyhow::Result<Self> {
-        let server = ServerArgs { server: case.server_nats.clone(), user: None };
+        let server = ServerArgs {
+            server: case.server_nats.clone(),
+            identity: IdentityArgs::default(),
+            tls: TlsArgs::default(),
+        };
         let stream = Target::new(&server)?.connect(setup.as_bytes())?;
         let link = Link::new(stream, Scanner::new(None), poll.registry(), Token(number))?;
         Ok(Self { link, input: Vec::new(), output: Vec::new() })

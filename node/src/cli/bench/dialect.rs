@@ -25,10 +25,12 @@ impl Dialect {
     /// The one that a server's address asks for.
     pub fn of(server: &Server) -> anyhow::Result<Self> {
         match server.scheme {
-            Scheme::Nats => Ok(Self::Nats),
+            Scheme::Nats | Scheme::Tls => Ok(Self::Nats),
             Scheme::Redis => Ok(Self::Redis),
             Scheme::Mqtt => Ok(Self::Mqtt),
-            _ => bail!("this case measures nats://, redis:// and mqtt:// servers; name one with --server"),
+            _ => bail!(
+                "this case measures nats://, tls://, redis:// and mqtt:// servers; name one with --server"
+            ),
         }
     }
 

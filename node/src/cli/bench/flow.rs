@@ -3,7 +3,6 @@
 //! Owns the window that keeps publishers from running ahead, so that neither side has to drop: a server that
 //! closes slow subscribers and one that slows publishers are measured at the same load.
 
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -11,7 +10,7 @@ use mio::{Events, Poll, Token};
 use waymeet_core::nats::client;
 
 use super::dialect::Dialect;
-use super::link::{Link, READ_BYTES, Target};
+use super::link::{Link, READ_BYTES, Stream, Target};
 use super::outcome::{Latencies, Mark};
 use super::pace::{Pace, STALL};
 use super::scan::Scanner;
@@ -141,7 +140,7 @@ struct Subscriber {
 pub struct Flow {
     dialect: Dialect,
     /// Only held.
-    _idle: Vec<TcpStream>,
+    _idle: Vec<Stream>,
     poll: Poll,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
@@ -289,7 +288,9 @@ impl Flow {
                 }
                 Some(index) => {
                     let publisher = &mut self.publishers[index];
-                    publisher.link.writable |= event.is_writable();
+                    if event.is_writable() {
+                        publisher.link.resume()?;
+                    }
                     if event.is_readable() {
                         let seen = publisher.link.drain(&mut self.buffer)?;
                         publisher.pongs += seen.pongs;

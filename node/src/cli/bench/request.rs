@@ -70,7 +70,7 @@ impl Responder {
             let Some(read) = self.link.read(buffer)? else { break };
             let len = read.len();
             self.input.extend_from_slice(read);
-            if len < READ_BYTES {
+            if self.link.is_emptied_by(len) {
                 break;
             }
         }
@@ -173,13 +173,17 @@ impl Exchange {
             let Token(index) = event.token();
             let requester = index.checked_sub(1).and_then(|index| self.requesters.get_mut(index));
             let Some(requester) = requester else {
-                self.responder.link.writable |= event.is_writable();
+                if event.is_writable() {
+                    self.responder.link.resume()?;
+                }
                 if event.is_readable() {
                     self.responder.answer(&mut self.buffer)?;
                 }
                 continue;
             };
-            requester.link.writable |= event.is_writable();
+            if event.is_writable() {
+                requester.link.resume()?;
+            }
             if !event.is_readable() {
                 continue;
             }

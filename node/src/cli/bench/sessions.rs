@@ -1,6 +1,5 @@
 //! The cases that are about connections and not about messages: `churn` and `idle`.
 
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::args::{ChurnCase, IdleCase};
@@ -44,7 +43,7 @@ pub fn idle(case: &IdleCase) -> anyhow::Result<Outcome> {
     let from = Mark::now(0, server)?;
     let streams = (0..case.connections)
         .map(|number| target.connect(format!("SUB bench.idle.{number} 1\r\n").as_bytes()))
-        .collect::<anyhow::Result<Vec<TcpStream>>>()?;
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let to = Mark::now(streams.len() as u64, server)?;
     std::thread::sleep(SETTLE);
     let settled = Mark::now(streams.len() as u64, server)?;

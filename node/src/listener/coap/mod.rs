@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use waymeet_core::coap::session::ObservationId;
@@ -19,6 +20,7 @@ use waymeet_core::coap::{Limits, Session};
 use self::requests::Answer;
 use self::upstream::{NodeUpstream, request_failure};
 use crate::config::Config;
+use crate::dtls::{Associations, Change, PskLookup};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::{Item, MailboxLimits};
@@ -32,10 +34,22 @@ pub(crate) use udp::bind;
 
 /// Serves the socket until the node stops.
 pub(crate) async fn serve(socket: std::net::UdpSocket, node: NodeHandle) {
+    serve_layers(socket, node, None).await;
+}
+
+/// Serves the socket over DTLS until the node stops.
+pub(crate) async fn serve_dtls(socket: std::net::UdpSocket, node: NodeHandle, psks: Arc<dyn PskLookup>) {
+    let (limits, metrics) = (node.config().limits.dtls.clone(), node.shared.metrics.clone());
+    let associations = Associations::new(psks, limits, metrics, rand::random, Instant::now());
+    serve_layers(socket, node, Some(Box::new(associations))).await;
+}
+
+async fn serve_layers(socket: std::net::UdpSocket, node: NodeHandle, dtls: Option<Box<Associations>>) {
     match Socket::new(socket) {
         Ok(socket) => {
-            node.metrics().watch_drops(Listener::Coap, socket.drops());
-            Driver::new(socket, node).run().await;
+            let listener = if dtls.is_some() { Listener::Coaps } else { Listener::Coap };
+            node.metrics().watch_drops(listener, socket.drops());
+            Driver::new(socket, node, listener, dtls).run().await;
         }
         Err(error) => tracing::error!(%error, "the CoAP listener cannot be polled"),
     }
@@ -48,6 +62,8 @@ struct Driver {
     socket: Socket,
     node: NodeHandle,
     session: Session<Way>,
+    /// Between the socket and the session, where there is encryption.
+    dtls: Option<Box<Associations>>,
     upstream: NodeUpstream,
     batch: Batch,
     linger: Linger,
@@ -64,11 +80,13 @@ enum Woken {
     Item(Option<Item>),
     Answers,
     Timeout,
+    /// Permissions may have changed.
+    Reloaded,
     Stopped,
 }
 
 impl Driver {
-    fn new(socket: Socket, node: NodeHandle) -> Self {
+    fn new(socket: Socket, node: NodeHandle, listener: Listener, dtls: Option<Box<Associations>>) -> Self {
         let limits = session_limits(&node.config());
         let observations = MailboxLimits {
             // One message may be for every observation.
@@ -76,21 +94,20 @@ impl Driver {
             bytes: limits.notify_queue_bytes_total,
         };
         let session = Session::new(limits, rand::random(), Instant::now());
-        let upstream = NodeUpstream::new(node.clone(), observations);
+        let upstream = NodeUpstream::new(node.clone(), listener, observations);
         let (batch, linger, locals) = (Batch::default(), Linger::default(), HashSet::new());
-        Self { socket, node, session, upstream, batch, linger, locals }
+        Self { socket, node, session, dtls, upstream, batch, linger, locals }
     }
 
     async fn run(mut self) {
         let node = self.node.clone();
         let mut stopped = pin!(node.stopped());
         let mut timer = pin!(tokio::time::sleep(IDLE));
+        let mut reloads = node.shared.auth.reloads();
         let mut armed = None;
         loop {
-            let requests = &self.upstream.requests;
-            let due = [self.session.next_timeout(), requests.next_timeout()].into_iter().flatten().min();
             // A timer that fires too early finds nothing to do; moving it for every message would cost more.
-            if let Some(due) = due.filter(|&due| armed.is_none_or(|armed| due < armed)) {
+            if let Some(due) = self.next_timeout().filter(|&due| armed.is_none_or(|armed| due < armed)) {
                 armed = Some(due);
                 timer.as_mut().reset(due.into());
             }
@@ -102,6 +119,7 @@ impl Driver {
                 item = self.upstream.mailbox.recv() => Woken::Item(item),
                 () = poll_fn(|cx| self.upstream.requests.poll_ready(cx)) => Woken::Answers,
                 () = timer.as_mut() => Woken::Timeout,
+                Ok(()) = reloads.changed() => Woken::Reloaded,
                 () = stopped.as_mut() => Woken::Stopped,
             };
             let now = Instant::now();
@@ -118,10 +136,20 @@ impl Driver {
                     true
                 }
                 Woken::Answers => true,
+                Woken::Reloaded => {
+                    for (observation, why) in self.upstream.revoked() {
+                        self.session.revoke(now, observation, why, &mut self.upstream);
+                    }
+                    true
+                }
                 Woken::Timeout => {
                     armed = None;
                     timer.as_mut().reset((now + IDLE).into());
                     self.session.handle_timeout(now, &mut self.upstream);
+                    if let Some(dtls) = &mut self.dtls {
+                        dtls.handle_timeout(now);
+                        take_changes(now, dtls, &mut self.session, &mut self.upstream);
+                    }
                     while let Some(late) = self.upstream.requests.take_late(now) {
                         self.respond(now, late);
                     }
@@ -133,13 +161,26 @@ impl Driver {
             }
             self.finish_round(now).await;
             if !goes_on {
-                return;
+                return self.part(now).await;
             }
             if more {
                 // A message for very many observers is one item for each of them. Without this none of their
                 // acknowledgements would be read before the last of them is notified, nor anything else.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    fn next_timeout(&mut self) -> Option<Instant> {
+        let dtls = self.dtls.as_ref().map(|dtls| dtls.next_timeout());
+        [self.session.next_timeout(), self.upstream.requests.next_timeout(), dtls].into_iter().flatten().min()
+    }
+
+    /// Tells the peers of a DTLS socket that the node goes away.
+    async fn part(&mut self, now: Instant) {
+        if let Some(dtls) = &mut self.dtls {
+            dtls.shut_down(now);
+            self.flush(now).await;
         }
     }
 
@@ -172,11 +213,19 @@ impl Driver {
                 return 0;
             }
         };
-        for (way, datagram) in self.batch.iter() {
-            if self.locals.len() < MAX_LOCALS {
-                self.locals.insert(way.local);
+        let Self { batch, locals, session, upstream, dtls, .. } = self;
+        for (way, datagram) in batch.iter() {
+            if locals.len() < MAX_LOCALS {
+                locals.insert(way.local);
             }
-            self.session.receive(now, way, datagram, &mut self.upstream);
+            match dtls {
+                None => session.receive(now, way, datagram, upstream),
+                Some(dtls) => {
+                    dtls.receive(now, way, datagram, |plain| session.receive(now, way, plain, upstream));
+                    // Before the peer's next datagram, which is the first one with something in it.
+                    take_changes(now, dtls, session, upstream);
+                }
+            }
         }
         received
     }
@@ -186,6 +235,10 @@ impl Driver {
         // One round takes a bounded number, so that a flood of ICMP messages does not stop everything else.
         for _ in 0..BATCH {
             let Some(vanished) = self.socket.take_unreachable() else { return };
+            // Whoever can forge these could end what only the peer's key should end.
+            if self.dtls.is_some() {
+                continue;
+            }
             for &local in &self.locals {
                 let way = Way { peer: vanished.peer, local };
                 self.session.vanished(now, way, &mut self.upstream);
@@ -225,27 +278,58 @@ impl Driver {
         while let Some(answer) = self.upstream.requests.take() {
             self.respond(now, answer);
         }
-        self.flush().await;
+        self.flush(now).await;
     }
 
     /// Sends what the session wants sent, a batch with each system call. Where the socket takes no more it is waited
     /// for.
-    async fn flush(&mut self) {
+    async fn flush(&mut self, now: Instant) {
+        let Self { socket, session, dtls, upstream, node, .. } = self;
+        let (metrics, listener) = (node.metrics(), upstream.listener());
+        let outgoing = match dtls {
+            None => session.outgoing(),
+            Some(dtls) => {
+                session.outgoing().iter().for_each(|(way, datagram)| dtls.send(now, way, datagram));
+                dtls.outgoing()
+            }
+        };
         let mut sent = 0;
-        while sent < self.session.outgoing().len() {
-            match self.socket.send(self.session.outgoing().iter_from(sent)).await {
+        while sent < outgoing.len() {
+            match socket.send(outgoing.iter_from(sent)).await {
                 Ok(count) => sent += count,
                 Err(error) => {
                     tracing::debug!(%error, "a datagram could not be sent");
-                    self.node.metrics().send_refused(Listener::Coap);
+                    metrics.send_refused(listener);
                     sent += 1;
                 }
             }
         }
-        self.session.clear_outgoing();
-        let delivered = self.session.take_delivered();
+        session.clear_outgoing();
+        if let Some(dtls) = dtls {
+            dtls.clear_outgoing();
+        }
+        let delivered = session.take_delivered();
         if delivered.messages > 0 {
-            self.node.metrics().delivered(Listener::Coap, delivered.messages, delivered.bytes);
+            metrics.delivered(listener, delivered.messages, delivered.bytes);
+        }
+    }
+}
+
+/// Lets the session know which peers have come and gone.
+fn take_changes(
+    now: Instant,
+    dtls: &mut Associations,
+    session: &mut Session<Way>,
+    upstream: &mut NodeUpstream,
+) {
+    for change in dtls.take_changes() {
+        match change {
+            // What a client had before it began anew is over (RFC 7252, section 9.1.1).
+            Change::Ended(way) => {
+                session.vanished(now, way, upstream);
+                upstream.parted(way);
+            }
+            Change::Established(way, identity) => upstream.associated(way, identity),
         }
     }
 }

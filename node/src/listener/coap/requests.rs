@@ -22,8 +22,9 @@ use crate::outbox::{self, Asker, CountedBy};
 pub(super) type Answer = (ExchangeId, Result<Arc<Delivery>, RequestError>);
 
 /// The requests of one socket; its session bounds how many there are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Requests {
+    listener: Listener,
     replies: Arc<Replies>,
     waiting: HashMap<ExchangeId, Waiting, foldhash::fast::FixedState>,
     deadlines: BTreeSet<(Instant, ExchangeId)>,
@@ -58,6 +59,16 @@ impl Asker for Replies {
 }
 
 impl Requests {
+    pub(super) fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            replies: Arc::default(),
+            waiting: HashMap::default(),
+            deadlines: BTreeSet::new(),
+            failed: Vec::new(),
+        }
+    }
+
     /// Routes a request. What becomes of it comes by [`Requests::take`].
     pub(super) fn ask(
         &mut self,
@@ -66,7 +77,7 @@ impl Requests {
         message: &Message<'_>,
         timeout: Duration,
     ) {
-        let (listener, counted_by) = (Listener::Coap, CountedBy::Outbox);
+        let (listener, counted_by) = (self.listener, CountedBy::Outbox);
         let waiting =
             outbox::Waiting { listener, counted_by, asker: self.replies.clone(), request: exchange.0 };
         match node.ask(message, waiting) {

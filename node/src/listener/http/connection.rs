@@ -23,8 +23,9 @@ use super::events::EventStream;
 use super::pulse::{Patience, Waiting};
 use super::socket::Socket;
 use super::{Connection, Service, feed};
-use crate::config::HttpLimits;
+use crate::config::{HttpLimits, TlsMode};
 use crate::metrics::Listener;
+use crate::tls::{Acceptor, Opening, Protection};
 
 /// What may wait to be written to one connection, in bytes, besides one piece of a body. Bounds the memory of
 /// a reader that stops reading.
@@ -43,6 +44,11 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What a connection beyond the limit is told before any request is read.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 1\r\n\r\n";
+
+/// What a client without TLS is told where there has to be TLS. Nothing that it asks is looked at.
+const PLAIN: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 38\r\n\r\n\
+      This port speaks HTTPS: say https://.\n";
 
 /// hyper's settings for both versions, made once.
 pub(super) struct Protocols {
@@ -88,11 +94,12 @@ pub(super) fn prepare(stream: &std::net::TcpStream) -> io::Result<()> {
 pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, peer: SocketAddr) {
     let result = match TcpStream::from_std(stream).and_then(|stream| Ok((stream.local_addr()?, stream))) {
         Ok((local, stream)) => {
-            if service.node.is_full() {
-                return refuse(stream, peer).await;
-            }
+            let Some(_place) = service.node.admit(peer.ip()) else { return refuse(stream, peer).await };
             let _session = service.node.metrics().session(Listener::Http);
-            drive(Connection::new(service, peer, local), stream).await
+            match service.tls.clone() {
+                None => drive(Connection::new(service, peer, local, Protection::default()), stream).await,
+                Some(acceptor) => Box::pin(secure(&acceptor, service, stream, (peer, local))).await,
+            }
         }
         Err(error) => Err(error.into()),
     };
@@ -101,8 +108,29 @@ pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, pe
     }
 }
 
+/// Serves a connection of a listener with TLS: the first byte tells whether the client speaks it.
+async fn secure(
+    acceptor: &Acceptor,
+    service: Arc<Service>,
+    mut stream: TcpStream,
+    (peer, local): (SocketAddr, SocketAddr),
+) -> Result<(), BoxError> {
+    match acceptor.opening(&stream).await? {
+        Opening::Tls => {
+            let (stream, protection) = acceptor.accept(stream).await?;
+            drive(Connection::new(service, peer, local, protection), stream).await
+        }
+        Opening::Plain if acceptor.mode() == TlsMode::Optional => {
+            drive(Connection::new(service, peer, local, Protection::default()), stream).await
+        }
+        Opening::Plain => Ok(stream.write_all(PLAIN).await?),
+        Opening::Silent => Err("no handshake came within the time-out".into()),
+        Opening::Left => Ok(()),
+    }
+}
+
 async fn refuse(mut stream: TcpStream, peer: SocketAddr) {
-    tracing::warn!(%peer, "limits.max_connections is reached");
+    tracing::warn!(%peer, "limits.max_connections or max_connections_per_address is reached");
     // A client that is gone already need not be told.
     let _ = stream.write_all(FULL).await;
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use super::accept::Framing;
+use crate::auth::Connected;
 use crate::handle::Mailbox;
 use crate::metrics::DropReason;
 use crate::outbox::Item;
@@ -29,10 +30,19 @@ const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 /// Where the messages come from: the node's mailbox, or a list in tests.
 pub(super) trait Source: Unpin {
+    /// Why it has ended although the node goes on, in a word.
+    fn end_reason(&self) -> Option<&'static str> {
+        None
+    }
+
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>>;
 }
 
 impl Source for Mailbox {
+    fn end_reason(&self) -> Option<&'static str> {
+        self.is_revoked().then_some(DropReason::NoPermission.as_str())
+    }
+
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         self.poll_recv(cx)
     }
@@ -58,6 +68,8 @@ pub(super) struct EventStream<S = Mailbox> {
     following: Option<Bytes>,
     keep_alive: Option<KeepAlive>,
     ended: bool,
+    /// One of its user's sessions.
+    _connected: Option<Connected>,
 }
 
 struct KeepAlive {
@@ -75,7 +87,12 @@ impl<S: Source> EventStream<S> {
             last_sent: Instant::now(),
         });
         let following = (framing == Framing::Events).then_some(Bytes::from_static(BEGINNING));
-        Self { source, framing, next_id: 1, following, keep_alive, ended: false }
+        Self { source, framing, next_id: 1, following, keep_alive, ended: false, _connected: None }
+    }
+
+    /// Counts as one of a user's sessions.
+    pub(super) fn counting(self, connected: Option<Connected>) -> Self {
+        Self { _connected: connected, ..self }
     }
 
     /// The comment that begins the stream, when it has one and it was not handed out yet.
@@ -102,7 +119,10 @@ impl<S: Source> EventStream<S> {
         while own.len() - before < BATCH_BYTES && self.following.is_none() && !self.ended {
             match self.source.poll_item(cx) {
                 Poll::Ready(Some(item)) => self.append(own, &item),
-                Poll::Ready(None) => self.ended = true,
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    self.append_end(own);
+                }
                 Poll::Pending => break,
             }
         }
@@ -145,6 +165,16 @@ impl<S: Source> EventStream<S> {
                 piece.extend_from_slice(text.as_bytes());
             }
         }
+    }
+
+    /// Says why no more comes, where that is not the node's own end.
+    fn append_end(&self, piece: &mut Vec<u8>) {
+        let Some(reason) = self.source.end_reason() else { return };
+        let text = match self.framing {
+            Framing::Events => format!("event: end\ndata: {{\"reason\":\"{reason}\"}}\n\n"),
+            Framing::Lines => format!("{{\"end\":{{\"reason\":\"{reason}\"}}}}\n"),
+        };
+        piece.extend_from_slice(text.as_bytes());
     }
 
     fn append_shared(&mut self, piece: &mut Vec<u8>, event: &Bytes) {

@@ -29,7 +29,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     E: Source,
 {
-    let mut feed = Feed { stream, events, chunk: Chunk::default(), ends: false };
+    let mut feed = Feed { stream, events, chunk: Chunk::default(), ends: false, unflushed: false };
     if poll_fn(|cx| feed.poll(cx)).await? == End::Stream {
         feed.stream.shutdown().await?;
     }
@@ -49,6 +49,8 @@ struct Feed<S, E: Source> {
     chunk: Chunk,
     /// The last chunk is in `chunk`.
     ends: bool,
+    /// Something was written since the last flush.
+    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, E: Source> Feed<S, E> {
@@ -58,6 +60,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Source> Feed<S, E> {
             if self.poll_reader(cx)?.is_ready() {
                 return Poll::Ready(Ok(End::Reader));
             }
+            // A layer such as TLS keeps what the socket did not take.
+            if self.unflushed {
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+                self.unflushed = false;
+            }
             if self.chunk.is_empty() {
                 if self.ends {
                     return Poll::Ready(Ok(End::Stream));
@@ -65,6 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Source> Feed<S, E> {
                 self.ends = ready!(self.chunk.poll_fill(&mut self.events, cx));
             }
             ready!(self.chunk.poll_write(Pin::new(&mut self.stream), cx))?;
+            self.unflushed = true;
         }
     }
 

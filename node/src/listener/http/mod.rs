@@ -12,6 +12,7 @@ pub(crate) mod crossing;
 mod events;
 mod feed;
 mod guard;
+mod login;
 mod pages;
 mod problem;
 mod pulse;
@@ -29,15 +30,17 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 pub(crate) use body::{payload, read as read_body};
 pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
 
 use super::accept as accept_connections;
-use crate::config::Limits;
+use super::nats::Proof;
+use crate::config::{Config, Limits};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
+use crate::tls::{Acceptor, Protection};
 use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
@@ -45,7 +48,7 @@ use events::EventStream;
 use guard::AllowedOrigins;
 use problem::Problem;
 use pulse::Pulse;
-use target::Target;
+use target::{Page, Target};
 
 /// Whether a text can stand in `listeners.http.allowed_origins`.
 pub(crate) fn is_origin(text: &str) -> bool {
@@ -56,12 +59,18 @@ pub(crate) fn is_origin(text: &str) -> bool {
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 /// Accepts connections until the node drains.
-pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, workers: Arc<Workers>) {
+pub(crate) async fn serve(
+    listener: std::net::TcpListener,
+    node: NodeHandle,
+    workers: Arc<Workers>,
+    tls: Option<Arc<Acceptor>>,
+) {
     let address = match listener.local_addr() {
         Ok(address) => address,
         Err(error) => return tracing::error!(%error, "the HTTP listener has no address"),
     };
-    let service = Arc::new(Service::new(node.clone(), address));
+    let service = Arc::new(Service { tls, ..Service::new(node.clone(), address) });
+    tokio::spawn(service.clone().follow_reloads());
     let begin = |stream: std::net::TcpStream, peer| {
         connection::prepare(&stream)?;
         workers.next().spawn(connection::serve(service.clone(), stream, peer));
@@ -74,10 +83,12 @@ pub(crate) async fn serve(listener: std::net::TcpListener, node: NodeHandle, wor
 struct Service {
     node: NodeHandle,
     bound: SocketAddr,
-    allowed_origins: AllowedOrigins,
+    /// As of the last reload.
+    allowed_origins: RwLock<Arc<AllowedOrigins>>,
     limits: Limits,
     keep_alive: Duration,
     protocols: Protocols,
+    tls: Option<Arc<Acceptor>>,
 }
 
 /// What a request is told about its connection, and what it tells it.
@@ -85,6 +96,7 @@ struct Connection {
     service: Arc<Service>,
     peer: SocketAddr,
     local: SocketAddr,
+    protection: Protection,
     pulse: Pulse,
     /// A subscription whose head hyper has been given; its messages are written without hyper.
     events: Mutex<Option<Box<EventStream>>>,
@@ -94,24 +106,27 @@ struct Connection {
 impl Service {
     fn new(node: NodeHandle, bound: SocketAddr) -> Self {
         let config = node.config();
-        let allowed_origins = AllowedOrigins::parse(&config.listeners.http.allowed_origins);
-        let allowed_origins = allowed_origins.unwrap_or_else(|error| {
-            // The node checks its configuration with the same parser before it starts. Were it not so, the
-            // pages stay out.
-            tracing::error!(%error, "listeners.http.allowed_origins is not used");
-            AllowedOrigins::default()
-        });
+        let allowed_origins = RwLock::new(Arc::new(read_origins(&config)));
         let limits = config.limits.clone();
         let protocols = Protocols::new(&limits.http);
         let keep_alive = config.listeners.http.keep_alive;
-        Self { node, bound, allowed_origins, limits, keep_alive, protocols }
+        Self { node, bound, allowed_origins, limits, keep_alive, protocols, tls: None }
     }
 }
 
+fn read_origins(config: &Config) -> AllowedOrigins {
+    AllowedOrigins::parse(&config.listeners.http.allowed_origins).unwrap_or_else(|error| {
+        // The node checks its configuration with the same parser before it starts. Were it not so, the pages
+        // stay out.
+        tracing::error!(%error, "listeners.http.allowed_origins is not used");
+        AllowedOrigins::default()
+    })
+}
+
 impl Connection {
-    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr) -> Arc<Self> {
+    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr, protection: Protection) -> Arc<Self> {
         let (pulse, events, has_events) = (Pulse::new(), Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { service, peer, local, pulse, events, has_events })
+        Arc::new(Self { service, peer, local, protection, pulse, events, has_events })
     }
 
     /// Makes the rest of the connection a stream of events, once everything before it is written.
@@ -143,7 +158,8 @@ impl Connection {
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (mut head, body) = request.into_parts();
         let service = &*self.service;
-        let admission = match guard::admit(&head, self.local, service.bound, &service.allowed_origins) {
+        let allowed_origins = service.allowed_origins.read().clone();
+        let admission = match guard::admit(&head, self.local, service.bound, &allowed_origins) {
             Ok(admission) => admission,
             Err(refusal) => {
                 tracing::debug!(peer = %self.peer, %refusal, "refused an HTTP request");
@@ -151,7 +167,13 @@ impl Connection {
             }
         };
         let answered = if websocket::is_upgrade(&head) {
-            websocket::upgrade(&mut head, service.node.clone(), self.peer, self.local)
+            match self.identify(&head.headers).await {
+                Ok(user) => {
+                    let proof = Proof { user, certificate: self.protection.certificate.clone() };
+                    websocket::upgrade(&mut head, service.node.clone(), (self.peer, self.local), proof)
+                }
+                Err(problem) => Err(problem),
+            }
         } else if head.method == Method::OPTIONS {
             options(&head).map(|(methods, mut response)| {
                 admission.set_preflight(methods, &head.headers, response.headers_mut());
@@ -160,13 +182,24 @@ impl Connection {
         } else {
             service.dispatch(self, &mut head, body).await
         };
-        let mut response = answered.unwrap_or_else(Problem::into_response);
+        let mut response = answered.unwrap_or_else(|problem| {
+            let is_script = head.headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
+            if is_script { problem.for_script() } else { problem }.into_response()
+        });
         admission.set_cors(response.headers_mut());
         finish(response, &head)
     }
 }
 
 impl Service {
+    /// Takes over what a reload changes, until the node is gone.
+    async fn follow_reloads(self: Arc<Self>) {
+        let mut reloads = self.node.shared.auth.reloads();
+        while reloads.changed().await.is_ok() {
+            *self.allowed_origins.write() = Arc::new(read_origins(&self.node.config()));
+        }
+    }
+
     async fn dispatch(
         &self,
         connection: &Arc<Connection>,
@@ -182,16 +215,43 @@ impl Service {
         let get = head.method == Method::GET || head.method == Method::HEAD;
         let post = head.method == Method::POST;
         match &target {
+            // What says nothing of the node but that it lives, and the way in.
+            Target::Page(page) if get && page.subject().is_none() => return self.page(*page),
+            Target::Login if post => return connection.login(head, body).await,
+            Target::Logout if post => return Ok(connection.logout(head)),
+            _ => {}
+        }
+        let who = match connection.authenticate(&head.headers).await {
+            // A browser is shown where to log in.
+            Err(problem)
+                if target == Target::Page(Page::Console) && problem.status == StatusCode::UNAUTHORIZED =>
+            {
+                return Ok(login::login_page(StatusCode::OK, "This node wants to know who you are."));
+            }
+            who => who?,
+        };
+        let acting;
+        let node = match who {
+            None => &self.node,
+            who => {
+                acting = self.node.acting_as(who);
+                &acting
+            }
+        };
+        match &target {
             Target::Publish(subject) if post || head.method == Method::PUT => {
-                self.publish(connection, head, subject.as_subject(), body).await
+                self.publish(node, connection, head, subject.as_subject(), body).await
             }
             Target::Request { subject, timeout } if post || get => {
-                self.request(connection, head, subject.as_subject(), *timeout, body).await
+                self.request(node, connection, head, subject.as_subject(), *timeout, body).await
             }
             Target::Subscribe { filters, queue } if get => {
-                self.subscribe(connection, head, filters, queue.as_deref())
+                self.subscribe(node, connection, head, filters, queue.as_deref())
             }
-            Target::Page(page) if get => self.page(*page),
+            Target::Page(page) if get => {
+                self.check_page(*page, &node.user)?;
+                self.page(*page)
+            }
             _ => Err(Problem::method_not_allowed(target.allow())),
         }
     }

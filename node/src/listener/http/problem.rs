@@ -3,13 +3,16 @@
 //! Owns the form of an error and the mapping of the node's own errors to statuses (design, section 6). It
 //! must not decide that something is an error.
 
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::body::Body;
 use super::guard::Refusal;
 use super::target::TargetError;
+use crate::auth::LoginError;
 use crate::handle::{PublishError, RequestError, SubscribeError};
 
 /// An error, ready to be served.
@@ -25,11 +28,23 @@ pub(super) struct Problem {
     pub(super) allow: Option<&'static str>,
     /// For 426 only: the WebSocket version that is spoken (RFC 6455, section 4.4).
     pub(super) version: Option<&'static str>,
+    /// For 401 only: the schemes by which the client could have said who it is (RFC 9110, section 11.6.1).
+    pub(super) challenges: &'static [&'static str],
+    /// For 429 and 503: after how many seconds another try is worth it.
+    pub(super) retry_after: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, reason, detail: detail.into(), allow: None, version: None }
+        Self {
+            status,
+            reason,
+            detail: detail.into(),
+            allow: None,
+            version: None,
+            challenges: &[],
+            retry_after: None,
+        }
     }
 
     /// 405, with the methods that the resource has.
@@ -48,7 +63,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the node is shutting down")
     }
 
-    fn no_permission() -> Self {
+    pub(super) fn no_permission() -> Self {
         Self::new(StatusCode::FORBIDDEN, "no_permission", "this client may not use that subject")
     }
 
@@ -81,7 +96,42 @@ impl Problem {
         if let Some(version) = self.version {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(version));
         }
+        for challenge in self.challenges {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
+    }
+}
+
+/// What a client may prove itself by. For requests of a page's scripts only the last: the first has a browser ask its
+/// user in a window of its own.
+const CHALLENGES: &[&str] = &["Basic realm=\"waymeet\", charset=\"UTF-8\"", "Bearer realm=\"waymeet\""];
+
+impl Problem {
+    /// A challenge that no browser answers by itself.
+    pub(super) fn for_script(mut self) -> Self {
+        self.challenges = self.challenges.get(1..).unwrap_or_default();
+        self
+    }
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        let detail = error.to_string();
+        let too_many = |seconds| Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_logins", detail.clone())
+        };
+        match error {
+            LoginError::Missing | LoginError::Wrong => {
+                Self { challenges: CHALLENGES, ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
+            }
+            LoginError::TooManyFailures => too_many(60),
+            LoginError::Busy => too_many(1),
+        }
     }
 }
 
@@ -113,6 +163,10 @@ impl From<PublishError> for Problem {
         match error {
             PublishError::NoPermission => Self::no_permission(),
             PublishError::PayloadTooLarge { limit } => Self::payload_too_large(limit),
+            PublishError::RateLimited => Self {
+                retry_after: Some(1),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", error.to_string())
+            },
             PublishError::Draining => Self::draining(),
         }
     }
@@ -180,6 +234,10 @@ mod tests {
             (Refusal::Host.into(), 400),
             (Refusal::CrossSite.into(), 403),
             (PublishError::NoPermission.into(), 403),
+            (LoginError::Missing.into(), 401),
+            (LoginError::Wrong.into(), 401),
+            (LoginError::Busy.into(), 429),
+            (PublishError::RateLimited.into(), 429),
             (TargetError::Unknown.into(), 404),
             (Problem::method_not_allowed("GET"), 405),
             (PublishError::PayloadTooLarge { limit: 1 }.into(), 413),

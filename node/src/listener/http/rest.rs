@@ -19,7 +19,7 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
-use crate::handle::RequestError;
+use crate::handle::{NodeHandle, RequestError};
 use crate::metrics::{DropReason, Listener};
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
@@ -35,6 +35,7 @@ impl Service {
     /// 202 and the receipt.
     pub(super) async fn publish(
         &self,
+        node: &NodeHandle,
         connection: &Connection,
         head: &mut Parts,
         subject: Subject<'_>,
@@ -43,7 +44,7 @@ impl Service {
         let payload = self.payload(connection, head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
-        let published = self.node.publish_slowed_counting(Listener::Http, &message).await?;
+        let published = node.publish_slowed_counting(Listener::Http, &message).await?;
         let mut response = Response::new(Body::full(published.to_json(subject)));
         *response.status_mut() = StatusCode::ACCEPTED;
         *response.headers_mut() = emptied(head);
@@ -54,6 +55,7 @@ impl Service {
     /// 200 and the reply's bytes, or the status that a service names in its reply.
     pub(super) async fn request(
         &self,
+        node: &NodeHandle,
         connection: &Connection,
         head: &mut Parts,
         subject: Subject<'_>,
@@ -69,9 +71,9 @@ impl Service {
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let reply = if head.version == Version::HTTP_2 {
-            self.node.request(Listener::Http, &message, timeout).await?
+            node.request(Listener::Http, &message, timeout).await?
         } else {
-            let reply = self.node.request_untimed(Listener::Http, &message);
+            let reply = node.request_untimed(Listener::Http, &message);
             connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
         };
         let mut headers = emptied(head);
@@ -85,6 +87,7 @@ impl Service {
     /// The messages of the filters as they come. The response begins when the subscription is active.
     pub(super) fn subscribe(
         &self,
+        node: &NodeHandle,
         connection: &Arc<Connection>,
         head: &Parts,
         filters: &[SubjectFilter],
@@ -102,11 +105,13 @@ impl Service {
         let body = if head.method == Method::HEAD {
             Body::Empty
         } else {
-            let mailbox = self.node.mailbox(Listener::Http, self.node.mailbox_limits());
+            let connected =
+                node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
+            let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
             for filter in filters {
                 mailbox.subscribe(filter.as_filter(), queue, TAG)?;
             }
-            let stream = Box::new(EventStream::new(mailbox, framing, self.keep_alive));
+            let stream = Box::new(EventStream::new(mailbox, framing, self.keep_alive).counting(connected));
             if head.version == Version::HTTP_11 {
                 Body::HandOver { stream: Some(stream), connection: connection.clone() }
             } else {
@@ -181,6 +186,12 @@ fn name_method(method: &Method, payload: &[u8], headers: &mut waymeet_core::Head
     if *method != implied && headers.as_headers().get(METHOD_HEADER).is_none() {
         let _ = headers.push(METHOD_HEADER, method.as_str());
     }
+}
+
+/// 429, when a user has as many sessions as it may have.
+fn too_many_streams() -> Problem {
+    let detail = "this user has as many sessions and event streams as it may have";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail)
 }
 
 /// The memory of a request's headers for those of its answer. hyper keeps them for the next request in turn.

@@ -131,12 +131,14 @@ mod tests {
     use super::super::Service;
     use super::*;
     use crate::Node;
+    use crate::tls::Protection;
     use tokio::io::AsyncWriteExt as _;
 
     async fn connection() -> Arc<Connection> {
         let node = Node::builder().without_listeners().workers(1).start().await.unwrap();
         let address = ([127, 0, 0, 1], 0).into();
-        Connection::new(Arc::new(Service::new(node.handle(), address)), address, address)
+        let service = Arc::new(Service::new(node.handle(), address));
+        Connection::new(service, address, address, Protection::default())
     }
 
     async fn sniff(input: &[u8]) -> Option<(bool, Vec<u8>)> {

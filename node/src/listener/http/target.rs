@@ -26,6 +26,10 @@ pub(super) enum Target<'a> {
         queue: Option<String>,
     },
     Page(Page),
+    /// A browser's login.
+    Login,
+    /// The end of one.
+    Logout,
 }
 
 /// The resources whose path is fixed.
@@ -97,6 +101,8 @@ impl<'a> Target<'a> {
                 timeout: timeout_from_query(query)?,
             }),
             Resource::Subscribe(filter) => subscription(filter, query),
+            Resource::Other(name) if name == "login" => Ok(Self::Login),
+            Resource::Other(name) if name == "logout" => Ok(Self::Logout),
             Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
         }
     }
@@ -105,6 +111,7 @@ impl<'a> Target<'a> {
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Self::Publish(_) => "POST, PUT, OPTIONS",
+            Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
             Self::Subscribe { .. } | Self::Page(_) => "GET, HEAD, OPTIONS",
         }
@@ -112,6 +119,17 @@ impl<'a> Target<'a> {
 }
 
 impl Page {
+    /// What must be open to a user as a subscription who wants to see the page; nothing for pages that say nothing of
+    /// the node but whether it lives.
+    pub(super) fn subject(self) -> Option<&'static str> {
+        match self {
+            Self::Console => Some("$SYS.CONSOLE"),
+            Self::Metrics => Some("$SYS.METRICS"),
+            Self::Peers => Some("$SYS.PEERS"),
+            Self::ConsoleScript | Self::ConsoleStyle | Self::Health | Self::Ready | Self::OpenApi => None,
+        }
+    }
+
     fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "" => Self::Console,
@@ -172,7 +190,12 @@ fn timeout_from_query(query: Option<&str>) -> Result<Option<Duration>, TargetErr
     Ok(None)
 }
 
-type Decoded<'a> = Result<Cow<'a, str>, TargetError>;
+pub(super) type Decoded<'a> = Result<Cow<'a, str>, TargetError>;
+
+/// The fields of an HTML form in a body, which are written as a query is.
+pub(super) fn form_fields(body: &str) -> impl Iterator<Item = (Decoded<'_>, Decoded<'_>)> {
+    parameters(Some(body))
+}
 
 /// The parameters of a query as HTML forms write them: `a=b&c=d`, a plus sign for a space.
 fn parameters(query: Option<&str>) -> impl Iterator<Item = (Decoded<'_>, Decoded<'_>)> {

@@ -5,21 +5,26 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use waymeet_core::message::RawMessage;
 use waymeet_core::nats::encode::{self, Info};
 use waymeet_core::nats::{
-    Closed, ConnectOptions, KeepAlive, Limits, Progress, Published, Refusal, Session, Upstream,
+    Closed, ConnectOptions, Credentials, KeepAlive, Limits, Login, Progress, Published, Refusal, Session,
+    Upstream,
 };
+use waymeet_core::permissions::Access;
 use waymeet_core::{Filter, Headers, Message, Subject};
 
+use super::login::{Entrance, Proof};
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Pressed, Publisher, Verdict};
 use crate::shared::{Phase, WireSession};
 use crate::subscription::Subscription;
+use crate::tls::{Offer, Protection};
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
 const PROTOCOL_VERSION: &str = "2.15.1";
@@ -38,6 +43,7 @@ struct Client {
     node: NodeHandle,
     outbox: Arc<WireOutbox>,
     origin: Origin,
+    entrance: Entrance,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     /// When the table is this long, subscriptions that have ended by themselves are swept out.
     sweep_at: usize,
@@ -50,8 +56,14 @@ struct Batch<'a> {
 }
 
 impl Conversation {
-    /// Registers a session and queues its INFO.
-    pub(super) fn begin(node: &NodeHandle, listener: Listener, peer: SocketAddr, local: SocketAddr) -> Self {
+    /// Registers a session and queues its INFO. `proof` is what the connection itself says of the client.
+    pub(super) fn begin(
+        node: &NodeHandle,
+        listener: Listener,
+        (peer, local): (SocketAddr, SocketAddr),
+        offer: Offer,
+        proof: Proof,
+    ) -> Self {
         let shared = &node.shared;
         let limits = &shared.config.limits;
         let session = shared.next_session();
@@ -64,19 +76,36 @@ impl Conversation {
         ));
         // A session that begins while the node drains must know of it too.
         let ldm = *shared.phase.borrow() >= Phase::Draining;
-        outbox.send(&info_line(node, session, peer, local, ldm));
-        shared.wire_sessions.lock().insert(session, WireSession { outbox: outbox.clone(), peer, local });
+        let entrance = Entrance::new(&shared.auth, peer.ip(), proof);
+        let line = info_line(node, session, (peer, local), offer, entrance.nonce(), ldm);
+        outbox.send(&line);
+        let wire = WireSession { outbox: outbox.clone(), peer, local, offer };
+        shared.wire_sessions.lock().insert(session, wire);
         let parser_limits = Limits {
             max_control_line_bytes: limits.max_control_line_bytes,
             max_payload_bytes: limits.max_payload_bytes,
         };
         let max_pings_out = u32::try_from(limits.max_pings_out).unwrap_or(u32::MAX);
-        let origin = Origin { listener, session, trusted: false };
-        let client =
-            Client { node: node.clone(), outbox, origin, subscriptions: HashMap::new(), sweep_at: 16 };
+        let origin = Origin { listener, session, trusted: false, policy: None };
+        let session = Session::new(parser_limits, max_pings_out);
+        let session = if entrance.is_open() { session } else { session.guarded() };
+        let client = Client {
+            node: node.clone(),
+            outbox,
+            origin,
+            entrance,
+            subscriptions: HashMap::new(),
+            sweep_at: 16,
+        };
         let counted = shared.metrics.session(listener);
-        tracing::debug!(session, %peer, listener = listener.as_str(), "session begins");
-        Self { session: Session::new(parser_limits, max_pings_out), client, _counted: counted }
+        tracing::debug!(session = origin.session, %peer, listener = listener.as_str(), "session begins");
+        Self { session, client, _counted: counted }
+    }
+
+    /// Says how the connection is protected, before anything is read from it.
+    pub(super) fn protect(&mut self, protection: Protection) {
+        tracing::trace!(session = self.client.origin.session, ?protection, "a connection is protected");
+        self.client.entrance.show_certificate(protection.certificate);
     }
 
     pub(super) fn outbox(&self) -> &Arc<WireOutbox> {
@@ -88,6 +117,7 @@ impl Conversation {
     pub(super) fn receive(&mut self, input: &[u8]) -> (Result<Progress, Closed>, Option<Pressed>) {
         let began = Instant::now();
         let Self { session, client, .. } = self;
+        client.origin.policy = client.entrance.policy();
         let shared = client.node.shared.clone();
         let (result, outcome) = shared.batch(client.origin.listener, |publisher| {
             let result = session.receive(input, &mut Batch { client, publisher });
@@ -98,12 +128,55 @@ impl Conversation {
         (result, pressed)
     }
 
-    /// To be called once in every ping interval.
-    pub(super) fn keep_alive(&mut self) -> KeepAlive {
+    /// Whether the client's login is being verified. Nothing is to be read from it until then.
+    pub(super) fn is_pending(&self) -> bool {
+        self.session.is_pending()
+    }
+
+    /// Carries on once the login is decided; what was read before is to be handed in again then.
+    pub(super) fn poll_login(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let outcome = ready!(self.client.entrance.poll(cx));
+        self.client.origin.policy = self.client.entrance.policy();
+        Poll::Ready(self.as_batch(|session, batch| session.logged_in(outcome, batch)))
+    }
+
+    /// How long to wait before [`Conversation::keep_alive`] is called for the first time.
+    pub(super) fn first_interval(&self, ping_interval: Duration) -> Duration {
+        let login_timeout = self.client.node.shared.auth.limits().login_timeout;
+        if self.session.is_open() { ping_interval } else { ping_interval.min(login_timeout) }
+    }
+
+    /// Looks at the permissions again: what is no longer allowed ends, and the client is told.
+    pub(super) fn recheck(&mut self) -> Result<(), Closed> {
+        if !self.session.is_open() {
+            return Ok(());
+        }
+        self.as_batch(|session, batch| {
+            if !batch.client.entrance.still_holds(&batch.client.node.shared.auth) {
+                return Err(session.expel(batch));
+            }
+            let is_lost = |subscription: &Subscription| subscription.access() == Access::None;
+            let lost = batch.client.subscriptions.iter().filter(|(_, subscription)| is_lost(subscription));
+            let lost: Vec<_> = lost.map(|(sid, subscription)| (sid.clone(), subscription.clone())).collect();
+            for (sid, subscription) in lost {
+                batch.client.node.shared.exchange.unsubscribe(&subscription);
+                batch.client.subscriptions.remove(&sid);
+                session.revoke(&sid, subscription.filter.as_filter(), batch);
+            }
+            Ok(())
+        })
+    }
+
+    fn as_batch<R>(&mut self, work: impl FnOnce(&mut Session, &mut Batch<'_>) -> R) -> R {
         let Self { session, client, .. } = self;
         let shared = client.node.shared.clone();
         let listener = client.origin.listener;
-        shared.batch(listener, |publisher| session.keep_alive(&mut Batch { client, publisher })).0
+        shared.batch(listener, |publisher| work(session, &mut Batch { client, publisher })).0
+    }
+
+    /// To be called once in every ping interval.
+    pub(super) fn keep_alive(&mut self) -> KeepAlive {
+        self.as_batch(|session, batch| session.keep_alive(batch))
     }
 
     /// Ends the conversation: its subscriptions go, and what was not written is counted under `reason`.
@@ -129,12 +202,13 @@ impl Drop for Conversation {
     }
 }
 
-/// The INFO line for one session; `ldm` says that the node is going away.
+/// The INFO line for one session; `nonce` is what a client with an NKey signs, and `ldm` says that the node is going away.
 pub(crate) fn info_line(
     node: &NodeHandle,
     session: u64,
-    peer: SocketAddr,
-    local: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
+    offer: Offer,
+    nonce: Option<&str>,
     ldm: bool,
 ) -> Vec<u8> {
     let info = node.info();
@@ -152,6 +226,11 @@ pub(crate) fn info_line(
             max_payload: node.shared.config.limits.max_payload_bytes,
             client_id: session,
             client_ip: &peer.ip().to_canonical().to_string(),
+            auth_required: node.shared.auth.is_asked(),
+            nonce,
+            tls_required: offer.required,
+            tls_available: offer.available,
+            tls_verify: offer.verify,
             connect_urls: &[],
             ldm,
         },
@@ -168,6 +247,7 @@ impl Upstream for Batch<'_> {
             Verdict::Refused(DropReason::Invalid) => Published::Refused(Refusal::Invalid),
             Verdict::Refused(DropReason::NoPermission) => Published::Refused(Refusal::NoPermission),
             Verdict::Refused(DropReason::PayloadTooLarge) => Published::Refused(Refusal::PayloadTooLarge),
+            Verdict::Refused(DropReason::RateLimited) => Published::Refused(Refusal::RateLimited),
             Verdict::Refused(_) => Published::Refused(Refusal::Draining),
         }
     }
@@ -188,6 +268,7 @@ impl Upstream for Batch<'_> {
             Refusal::Invalid => DropReason::Invalid,
             Refusal::PayloadTooLarge => DropReason::PayloadTooLarge,
             Refusal::TooManySubscriptions => DropReason::Overloaded,
+            Refusal::RateLimited => DropReason::RateLimited,
             Refusal::Draining => DropReason::Draining,
         };
         self.client.node.metrics().rejected(self.client.origin.listener, reason);
@@ -206,7 +287,11 @@ impl Upstream for Batch<'_> {
             return Err(Refusal::TooManySubscriptions);
         }
         let outbox = Outbox::Wire(client.outbox.clone());
-        let subscription = Arc::new(Subscription::new(filter.into(), queue, outbox).with_sid(sid));
+        let subscription = Subscription::new(filter.into(), queue, outbox).with_sid(sid);
+        let subscription = Arc::new(subscription.of_user(client.entrance.user()));
+        if subscription.access() == Access::None {
+            return Err(Refusal::NoPermission);
+        }
         client.node.shared.exchange.subscribe(&subscription);
         client.subscriptions.insert(sid.into(), subscription);
         Ok(())
@@ -225,6 +310,12 @@ impl Upstream for Batch<'_> {
                 client.subscriptions.remove(sid);
             }
         }
+    }
+
+    fn authenticate(&mut self, credentials: &Credentials) -> Login {
+        let login = self.client.entrance.authenticate(&self.client.node.shared.auth, credentials);
+        self.client.origin.policy = self.client.entrance.policy();
+        login
     }
 
     fn connected(&mut self, options: &ConnectOptions) {

@@ -17,6 +17,7 @@ use super::conversation::Conversation;
 use crate::buffers;
 use crate::metrics::DropReason;
 use crate::publisher::Pressed;
+use crate::tls::HandshakeError;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,8 @@ pub(super) enum End {
     Broken(#[from] io::Error),
     #[error("{0}")]
     Session(#[from] Closed),
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
     #[error("the client took nothing for the write deadline")]
     WriteDeadline,
     #[error("the session was closed: {}", .0.as_str())]
@@ -39,7 +42,9 @@ impl End {
         match self {
             Self::WriteDeadline => DropReason::SlowSubscriber,
             Self::Closed(reason) => *reason,
-            Self::Left | Self::Broken(_) | Self::Session(_) => DropReason::SubscriberGone,
+            Self::Left | Self::Broken(_) | Self::Session(_) | Self::Handshake(_) => {
+                DropReason::SubscriberGone
+            }
         }
     }
 }
@@ -100,6 +105,13 @@ impl Inbound {
             buffer[..kept].copy_from_slice(&self.left_over);
             Poll::Ready(self.carry_out(&buffer[..kept + read], more, conversation))
         })
+    }
+
+    /// Carries out what was read before the client's login was decided.
+    pub(super) fn resume(&mut self, conversation: &mut Conversation) -> Result<After, End> {
+        let input = std::mem::take(&mut self.left_over);
+        self.needed = 0;
+        self.carry_out(&input, false, conversation)
     }
 
     fn poll_large<R: AsyncRead>(

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -16,16 +16,25 @@ use waymeet_core::nats::{Closed, KeepAlive};
 
 use super::conversation::Conversation;
 use super::inbound::{After, End, Inbound};
+use super::login::Proof;
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::Signal;
+use crate::tls::Offer;
 
 /// Runs one connection to its end.
 pub(super) async fn serve_socket(stream: TcpStream, node: NodeHandle, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
+    let conversation =
+        Conversation::begin(&node, Listener::Nats, (peer, local), Offer::default(), Proof::default());
+    serve_conversation(stream, conversation, &node).await;
+}
+
+/// Runs a conversation that has begun already, perhaps with its INFO written.
+pub(super) async fn serve_conversation(stream: TcpStream, conversation: Conversation, node: &NodeHandle) {
     let (read, write) = stream.into_split();
     let mut connection = Connection {
-        conversation: Conversation::begin(&node, Listener::Nats, peer, local),
+        conversation,
         read,
         inbound: Inbound::default(),
         ping_interval: node.shared.config.limits.ping_interval,
@@ -54,15 +63,17 @@ enum Event {
 
 impl Connection {
     async fn run(&mut self) -> End {
-        let mut ping_at = Instant::now() + self.ping_interval;
+        let mut ping_at = Instant::now() + self.conversation.first_interval(self.ping_interval);
         let mut timer = pin!(sleep_until(ping_at));
         loop {
             let event = poll_fn(|cx| self.poll_event(cx, timer.as_mut(), ping_at)).await;
             match event {
                 Ok(Event::Batch(after)) => after.settle().await,
                 Ok(Event::Ping) => {
-                    if self.conversation.keep_alive() == KeepAlive::Stale {
-                        return Closed::Stale.into();
+                    match self.conversation.keep_alive() {
+                        KeepAlive::Fine => {}
+                        KeepAlive::Stale => return Closed::Stale.into(),
+                        KeepAlive::NotLoggedIn => return Closed::AuthenticationTimeout.into(),
                     }
                     ping_at = Instant::now() + self.ping_interval;
                     timer.as_mut().reset(ping_at);
@@ -97,6 +108,11 @@ impl Connection {
                     timer.as_mut().reset(deadline.min(ping_at));
                     break;
                 }
+                Signal::Recheck => {
+                    if let Err(closed) = self.conversation.recheck() {
+                        return Poll::Ready(Err(closed.into()));
+                    }
+                }
                 // Only outboxes without a socket have bytes to take.
                 Signal::Pending => break,
             }
@@ -109,6 +125,10 @@ impl Connection {
             cx.waker().wake_by_ref();
         }
         let Self { inbound, read, conversation, .. } = self;
+        if conversation.is_pending() {
+            ready!(conversation.poll_login(cx))?;
+            return Poll::Ready(inbound.resume(conversation).map(Event::Batch));
+        }
         inbound.poll_batch(Pin::new(read), cx, conversation).map_ok(Event::Batch)
     }
 }

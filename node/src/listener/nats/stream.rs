@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -15,10 +15,12 @@ use waymeet_core::nats::{Closed, KeepAlive};
 
 use super::conversation::Conversation;
 use super::inbound::{After, End, Inbound};
+use super::login::Proof;
 use crate::buffers;
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::Signal;
+use crate::tls::Offer;
 
 /// How long a client may take for what is said to it when the node ends its session: the rest of what was being
 /// written, and the stream's own farewell. Within what a drain waits for sessions.
@@ -29,23 +31,38 @@ pub async fn serve_stream<S>(stream: S, node: NodeHandle, kind: Listener, peer: 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    serve_stream_to_end(stream, node, kind, peer, local, |_, _| {}).await;
+    let (ends, proof) = ((peer, local), Proof::default());
+    serve_stream_to_end(stream, node, kind, ends, proof, |_, _| {}).await;
 }
 
-/// As [`serve_stream`]; `ending` tells the stream why the node ends the session, before the stream is shut down.
+/// As [`serve_stream`], over a layer that protects the connection; `ending` tells the stream why the node ends the
+/// session, before the stream is shut down.
 pub(crate) async fn serve_stream_to_end<S>(
     stream: S,
     node: NodeHandle,
     kind: Listener,
-    peer: SocketAddr,
-    local: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
+    proof: Proof,
+    ending: impl FnOnce(&mut S, DropReason),
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let conversation = Conversation::begin(&node, kind, (peer, local), Offer::default(), proof);
+    serve_conversation(stream, conversation, &node, ending).await;
+}
+
+/// Runs a conversation that has begun already, perhaps with its INFO written.
+pub(super) async fn serve_conversation<S>(
+    stream: S,
+    conversation: Conversation,
+    node: &NodeHandle,
     ending: impl FnOnce(&mut S, DropReason),
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = &node.shared.config.limits;
     let mut connection = Connection {
-        conversation: Conversation::begin(&node, kind, peer, local),
+        conversation,
         stream,
         inbound: Inbound::default(),
         outbound: Outbound { write_deadline: limits.write_deadline, ..Outbound::default() },
@@ -87,7 +104,7 @@ enum Event {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(&mut self) -> End {
-        let mut ping_at = Instant::now() + self.ping_interval;
+        let mut ping_at = Instant::now() + self.conversation.first_interval(self.ping_interval);
         let mut timer = pin!(sleep_until(ping_at));
         loop {
             match poll_fn(|cx| self.poll_event(cx, timer.as_mut(), ping_at)).await {
@@ -97,8 +114,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         return End::WriteDeadline;
                     }
                     if ping_at <= Instant::now() {
-                        if self.conversation.keep_alive() == KeepAlive::Stale {
-                            return Closed::Stale.into();
+                        match self.conversation.keep_alive() {
+                            KeepAlive::Fine => {}
+                            KeepAlive::Stale => return Closed::Stale.into(),
+                            KeepAlive::NotLoggedIn => return Closed::AuthenticationTimeout.into(),
                         }
                         ping_at = Instant::now() + self.ping_interval;
                     }
@@ -125,6 +144,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if timer.poll(cx).is_ready() {
             return Poll::Ready(Ok(Event::Timer));
         }
+        if conversation.is_pending() {
+            ready!(conversation.poll_login(cx))?;
+            return Poll::Ready(inbound.resume(conversation).map(Event::Batch));
+        }
         inbound.poll_batch(Pin::new(stream), cx, conversation).map_ok(Event::Batch)
     }
 
@@ -134,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let limit = match end {
             End::Session(_) => outbound.write_deadline,
             End::WriteDeadline | End::Closed(_) => FAREWELL_LIMIT,
-            End::Left | End::Broken(_) => Duration::ZERO,
+            End::Left | End::Broken(_) | End::Handshake(_) => Duration::ZERO,
         };
         if !limit.is_zero() {
             // A client that does not take them is not waited for.
@@ -175,11 +198,17 @@ impl Outbound {
         &mut self,
         mut stream: Pin<&mut S>,
         cx: &mut Context<'_>,
-        conversation: &Conversation,
+        conversation: &mut Conversation,
     ) -> Poll<End> {
         loop {
-            if let Poll::Ready(Signal::Closed(reason)) = conversation.outbox().poll_signal(cx) {
-                return Poll::Ready(End::Closed(reason));
+            match conversation.outbox().poll_signal(cx) {
+                Poll::Ready(Signal::Closed(reason)) => return Poll::Ready(End::Closed(reason)),
+                Poll::Ready(Signal::Recheck) => {
+                    if let Err(closed) = conversation.recheck() {
+                        return Poll::Ready(closed.into());
+                    }
+                }
+                Poll::Ready(Signal::Blocked(_) | Signal::Pending) | Poll::Pending => {}
             }
             if self.written == self.block.len() {
                 if !self.block.is_empty() {

@@ -31,6 +31,8 @@ pub(super) enum Failure {
     TooMany,
     #[error("not permitted")]
     NoPermission,
+    #[error("rate limited: the user publishes more than it may")]
+    RateLimited,
     #[error("too large: more than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("line too long: more than {limit} bytes")]
@@ -58,6 +60,7 @@ impl Failure {
             RequestError::Overloaded => Self::Overloaded,
             RequestError::Publish(PublishError::NoPermission) => Self::NoPermission,
             RequestError::Publish(PublishError::PayloadTooLarge { limit }) => Self::TooLarge { limit },
+            RequestError::Publish(PublishError::RateLimited) => Self::RateLimited,
             RequestError::Publish(PublishError::Draining) => Self::Draining,
         }
     }

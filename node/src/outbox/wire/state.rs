@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) flushing: bool,
     pub(super) blocked: Option<Instant>,
     pub(super) last_progress: Option<Instant>,
+    /// The connection's task is to look at its permissions again.
+    pub(super) recheck: bool,
     pub(super) closed: Option<DropReason>,
     pub(super) socket: Option<Arc<OwnedWriteHalf>>,
 }

@@ -18,6 +18,7 @@ use waymeet_core::subject::{Filter, Subject, SubjectError};
 
 use crate::listener::http::METHOD_HEADER;
 use crate::listener::http::crossing;
+use crate::tls::TlsError;
 use crate::upstream::{Reply, push_error};
 
 /// The methods that a message may name. CONNECT would make a tunnel of the service and TRACE repeats headers.
@@ -34,13 +35,19 @@ pub enum UpstreamError {
     #[error("expected a URL such as http://127.0.0.1:5000/path/: {0}")]
     Url(#[from] InvalidUri),
     /// The URL is one, but not of a service that can be called.
-    #[error("expected a URL such as http://127.0.0.1:5000/path/, without a query; https is not built yet")]
+    #[error(
+        "expected a URL such as http://127.0.0.1:5000/path/ or https://service.example/, without a query"
+    )]
     Unsupported,
+    /// The authorities cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
 }
 
 /// Where a service is, and which tokens of a subject become its path.
 #[derive(Debug)]
 pub(super) struct Base {
+    scheme: Scheme,
     authority: Authority,
     path: String,
     /// Basic credentials from the URL.
@@ -55,7 +62,9 @@ impl Base {
         let parts = url.into_parts();
         let authority = parts.authority.ok_or(UpstreamError::Unsupported)?;
         let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if parts.scheme != Some(Scheme::HTTP) || path.query().is_some() {
+        let speaks = |scheme: &Scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
+        let scheme = parts.scheme.filter(speaks).ok_or(UpstreamError::Unsupported)?;
+        if path.query().is_some() {
             return Err(UpstreamError::Unsupported);
         }
         let (authorization, authority) = match authority.as_str().rsplit_once('@') {
@@ -63,7 +72,7 @@ impl Base {
             None => (None, authority),
         };
         let literal_tokens = filter.tokens().take_while(|token| !matches!(*token, "*" | ">")).count();
-        Ok(Self { authority, path: path.path().to_owned(), authorization, literal_tokens })
+        Ok(Self { scheme, authority, path: path.path().to_owned(), authorization, literal_tokens })
     }
 
     /// The URL for a subject: its tokens behind the filter's literal beginning, one path segment each.
@@ -76,7 +85,7 @@ impl Base {
             percent_encode(token, &mut path);
         }
         Uri::builder()
-            .scheme(Scheme::HTTP)
+            .scheme(self.scheme.clone())
             .authority(self.authority.clone())
             .path_and_query(path)
             .build()
@@ -206,13 +215,14 @@ mod tests {
         assert_eq!(url(&orders, "orders.ä"), "http://127.0.0.1:5000/orders/%C3%A4");
         assert_eq!(url(&base("http://h/orders", "orders.>"), "orders.42"), "http://h/orders/42");
         assert_eq!(url(&base("http://h/orders", "orders"), "orders"), "http://h/orders");
+        assert_eq!(url(&base("https://h", "a.*.c"), "a.b.c"), "https://h/b/c");
         assert_eq!(url(&base("http://h", "a.*.c"), "a.b.c"), "http://h/b/c");
         assert_eq!(url(&base("http://h", ">"), "a.b"), "http://h/a/b");
     }
 
     #[test]
     fn unusable_urls_are_refused() {
-        for url in ["https://h/", "/path", "h:80", "http://h/?a=b", "http://"] {
+        for url in ["ftp://h/", "/path", "h:80", "http://h/?a=b", "http://"] {
             assert!(Base::parse(url, Filter::new("a").unwrap()).is_err(), "{url}");
         }
     }

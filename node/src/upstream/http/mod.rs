@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use waymeet_core::SubjectFilter;
 
@@ -23,6 +25,7 @@ use crate::handle::{Mailbox, NodeHandle, SubscribeError};
 use crate::listener::http::{payload, read_body};
 use crate::metrics::Listener;
 use crate::outbox::Item;
+use crate::tls::client::{self, Trust};
 use crate::upstream::{QUEUE, Reply};
 use call::Base;
 
@@ -45,6 +48,7 @@ pub(crate) struct Upstream {
     base: Base,
     timeout: Duration,
     max_in_flight: usize,
+    tls: Arc<ClientConfig>,
 }
 
 /// An upstream whose subscription is active.
@@ -56,7 +60,7 @@ pub(crate) struct Attached {
 struct Shared {
     upstream: Upstream,
     node: NodeHandle,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     max_payload: usize,
 }
 
@@ -68,7 +72,8 @@ impl Upstream {
     pub(crate) fn new(config: &HttpUpstream) -> Result<Self, UpstreamError> {
         let filter = SubjectFilter::new(&config.subject)?;
         let base = Base::parse(&config.url, filter.as_filter())?;
-        Ok(Self { filter, base, timeout: config.timeout, max_in_flight: config.max_in_flight })
+        let tls = client::config(Trust { ca_file: config.ca_file.as_deref(), identity: None })?;
+        Ok(Self { filter, base, timeout: config.timeout, max_in_flight: config.max_in_flight, tls })
     }
 
     /// Subscribes. From then on the node holds requests for [`Attached::serve`].
@@ -78,9 +83,16 @@ impl Upstream {
     pub(crate) fn attach(self, node: NodeHandle) -> Result<Attached, SubscribeError> {
         let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
         mailbox.subscribe(self.filter.as_filter(), Some(QUEUE), TAG)?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(self.timeout)));
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT.min(self.timeout)));
+        // Whether TLS is spoken is what the layer above looks after.
+        tcp.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config((*self.tls).clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -23,7 +23,7 @@ use sha1::{Digest as _, Sha1};
 use super::body::Body;
 use super::problem::Problem;
 use crate::handle::NodeHandle;
-use crate::listener::nats;
+use crate::listener::nats::{self, Proof};
 use crate::metrics::Listener;
 use stream::WebSocketStream;
 
@@ -41,8 +41,8 @@ pub(super) fn is_upgrade(head: &Parts) -> bool {
 pub(super) fn upgrade(
     head: &mut Parts,
     node: NodeHandle,
-    peer: SocketAddr,
-    local: SocketAddr,
+    ends: (SocketAddr, SocketAddr),
+    proof: Proof,
 ) -> Result<Response<Body>, Problem> {
     let accept = handshake(&head.method, &head.headers)?;
     let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
@@ -66,10 +66,11 @@ pub(super) fn upgrade(
             Ok(connection) => {
                 let mut stream = WebSocketStream::new(TokioIo::new(connection));
                 let ending = |stream: &mut &mut WebSocketStream<_>, reason| stream.set_close_reason(reason);
-                nats::serve_stream_to_end(&mut stream, node, Listener::WebSocket, peer, local, ending).await;
+                let kind = Listener::WebSocket;
+                nats::serve_stream_to_end(&mut stream, node, kind, ends, proof, ending).await;
                 stream.linger().await;
             }
-            Err(error) => tracing::debug!(%peer, %error, "a WebSocket upgrade was not completed"),
+            Err(error) => tracing::debug!(peer = %ends.0, %error, "a WebSocket upgrade was not completed"),
         }
     });
     Ok(response)

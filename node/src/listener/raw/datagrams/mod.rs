@@ -38,6 +38,8 @@ const MAX_AMPLIFICATION: usize = 3;
 pub(crate) struct Service {
     node: NodeHandle,
     subject: SubjectTemplate,
+    /// The user whose permissions senders have; nobody's in particular without one.
+    user: Option<String>,
     mode: RawMode,
     in_flight: InFlight,
     timeout: Duration,
@@ -74,6 +76,7 @@ impl Service {
         Ok(Self {
             node,
             subject: SubjectTemplate::parse(&config.subject)?,
+            user: config.user.clone(),
             mode: config.mode,
             in_flight: InFlight::new(config.max_in_flight, config.max_in_flight_per_host),
             timeout: config.timeout,
@@ -164,8 +167,14 @@ impl Driver {
 
     fn publish(&self, batch: &Batch) {
         let began = Instant::now();
-        self.service.node.shared.batch(Listener::Datagrams, |publisher| {
-            let origin = Origin { listener: Listener::Datagrams, session: 0, trusted: false };
+        let shared = &self.service.node.shared;
+        let Ok(speaker) = shared.auth.speaker(self.service.user.as_deref()) else {
+            batch.iter().for_each(|_| shared.metrics.rejected(Listener::Datagrams, DropReason::NoPermission));
+            return;
+        };
+        let policy = speaker.as_ref().map(|user| user.policy_id());
+        shared.batch(Listener::Datagrams, |publisher| {
+            let origin = Origin { listener: Listener::Datagrams, session: 0, trusted: false, policy };
             for (way, payload) in batch.iter() {
                 let subject = self.service.subject.of(way.peer);
                 let subject = subject.as_bytes();
@@ -183,7 +192,11 @@ impl Driver {
             false => datagram.len().saturating_mul(MAX_AMPLIFICATION),
         };
         let to = Sender { way, allowance };
-        let Service { node, subject, timeout, in_flight, .. } = &mut self.service;
+        let Service { node, subject, user, timeout, in_flight, .. } = &mut self.service;
+        let Ok(who) = node.shared.auth.speaker(user.as_deref()) else {
+            node.metrics().rejected(Listener::Datagrams, DropReason::NoPermission);
+            return self.say(to, &Failure::NoPermission);
+        };
         let id = match in_flight.begin(to) {
             Ok(id) => id,
             Err(full) => {
@@ -195,7 +208,7 @@ impl Driver {
                 return self.say(to, &failure);
             }
         };
-        let (node, timeout) = (node.clone(), *timeout);
+        let (node, timeout) = (node.acting_as(who), *timeout);
         let (subject, payload) = (subject.of(way.peer).into_owned(), Bytes::copy_from_slice(datagram));
         self.asked.push(Box::pin(async move {
             // The subject comes from a template that was checked with the longest address.

@@ -26,6 +26,8 @@ use crate::worker::Workers;
 pub(crate) struct Service {
     node: NodeHandle,
     subject: SubjectTemplate,
+    /// The user whose permissions clients have; nobody's in particular without one.
+    user: Option<String>,
     mode: RawMode,
     max_line_bytes: usize,
     max_in_flight: usize,
@@ -55,6 +57,7 @@ impl Service {
         Ok(Self {
             node,
             subject: SubjectTemplate::parse(&config.subject)?,
+            user: config.user.clone(),
             mode: config.mode,
             max_line_bytes: config.max_line_bytes,
             max_in_flight: config.max_in_flight,
@@ -80,9 +83,7 @@ impl Service {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%peer, %error, "a connection cannot be polled"),
         };
-        if self.node.is_full() {
-            return self.refuse(stream, peer).await;
-        }
+        let Some(_place) = self.node.admit(peer.ip()) else { return self.refuse(stream, peer).await };
         let _counted = self.node.metrics().session(Listener::Lines);
         tracing::debug!(%peer, "a connection of lines begins");
         let subject = self.subject.of(peer);
@@ -97,13 +98,24 @@ impl Service {
     }
 
     async fn refuse(&self, mut stream: TcpStream, peer: SocketAddr) {
-        tracing::warn!(%peer, "limits.max_connections is reached");
+        tracing::warn!(%peer, "limits.max_connections or max_connections_per_address is reached");
         if self.mode == RawMode::Request {
             let line = Failure::TooManyConnections.text() + "\n";
             // A client that is gone already need not be told.
             let _ = stream.write_all(line.as_bytes()).await;
         }
         let_go(&mut stream).await;
+    }
+
+    /// The node on behalf of whom the configuration says; of a user who is gone nothing is taken.
+    fn acting(&self) -> Option<NodeHandle> {
+        let who = self.node.shared.auth.speaker(self.user.as_deref()).ok()?;
+        Some(self.node.acting_as(who))
+    }
+
+    /// Counts a line of somebody who may not speak here.
+    fn reject_stranger(&self) {
+        self.node.metrics().rejected(Listener::Lines, DropReason::NoPermission);
     }
 
     /// Counts a line that is longer than the limit: it is no message.

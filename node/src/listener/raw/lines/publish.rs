@@ -22,7 +22,12 @@ use crate::publisher::{Origin, Pressed, Publisher};
 /// takes what has arrived and no more.
 pub(super) async fn run(service: &Service, stream: &mut TcpStream, subject: &str) -> End {
     let node = &service.node;
-    let origin = Origin { listener: Listener::Lines, session: node.shared.next_session(), trusted: false };
+    let origin = Origin {
+        listener: Listener::Lines,
+        session: node.shared.next_session(),
+        trusted: false,
+        policy: None,
+    };
     let mut batch = Batch { service, subject, origin, lines: Lines::new(service.max_line_bytes) };
     let mut draining = pin!(node.draining());
     let mut drains = false;
@@ -79,15 +84,21 @@ impl Batch<'_> {
         let began = std::time::Instant::now();
         let Self { service, subject, origin, lines } = self;
         let shared = &service.node.shared;
+        let acting = service.acting();
+        origin.policy = acting.as_ref().and_then(|node| node.user.as_ref()).map(|user| user.policy_id());
         let ((), outcome) = shared.batch(origin.listener, |publisher| {
+            let mut publish = |line: Line<'_>| match acting {
+                Some(_) => publish_line(service, publisher, *origin, subject, line),
+                None => service.reject_stranger(),
+            };
             let mut rest = input;
             while let Some(line) = lines.next(&mut rest) {
-                publish_line(service, publisher, *origin, subject, line);
+                publish(line);
             }
             if input.is_empty()
                 && let Some(line) = lines.finish()
             {
-                publish_line(service, publisher, *origin, subject, line);
+                publish(line);
             }
             publisher.routed(began.elapsed());
         });

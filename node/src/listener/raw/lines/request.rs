@@ -251,9 +251,13 @@ fn start<'a>(service: &'a Service, subject: Subject<'a>, line: Line<'_>, crlf: &
         }
     };
     let crlf = *crlf;
+    let Some(node) = service.acting() else {
+        service.reject_stranger();
+        return Box::pin(ready(Answer { outcome: Err(Failure::NoPermission), crlf }));
+    };
     Box::pin(async move {
         let message = Message::new(subject, &bytes);
-        let reply = service.node.request(Listener::Lines, &message, service.timeout).await;
+        let reply = node.request(Listener::Lines, &message, service.timeout).await;
         let outcome = reply.map_err(|error| Failure::of(error, service.timeout)).and_then(check);
         Answer { outcome, crlf }
     })

@@ -1,0 +1,28 @@
+//! The node's handle in the hands of clients.
+//!
+//! Owns acting on behalf of a user, and the places that connections take. It must not route.
+
+use std::net::IpAddr;
+
+use super::{Place, Who};
+use crate::handle::NodeHandle;
+
+impl NodeHandle {
+    /// The same node on behalf of a user, whose permissions hold for all that is done with it.
+    pub(crate) fn acting_as(&self, user: Who) -> Self {
+        Self { shared: self.shared.clone(), user }
+    }
+
+    /// Takes a place for a client's connection; `None` when there are too many, or too many of its address.
+    pub(crate) fn admit(&self, address: IpAddr) -> Option<Place> {
+        if self.is_full() {
+            self.metrics().refused_connection("max_connections");
+            return None;
+        }
+        let place = self.shared.clients.admit(address, self.shared.config.limits.max_connections_per_address);
+        if place.is_none() {
+            self.metrics().refused_connection("max_connections_per_address");
+        }
+        place
+    }
+}

@@ -1,0 +1,164 @@
+//! What one user may do as of the last reload.
+//!
+//! Owns the objection to a publication, and the table from the number that travels with a publication to the rules
+//! behind it. It must not know how users prove who they are.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+use waymeet_core::Subject;
+use waymeet_core::permissions::{Access, Permissions, Responses};
+use waymeet_core::rate::TokenBucket;
+
+use crate::metrics::DropReason;
+
+/// Names a policy; never used twice. So small that a publication carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PolicyId(NonZeroU32);
+
+impl PolicyId {
+    pub(crate) fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// From [`PolicyId::get`]; `None` for 0.
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
+    }
+}
+
+/// A user's rules.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) id: PolicyId,
+    pub(crate) permissions: Permissions,
+    /// Shared with the user's other policies under the same rule.
+    pub(super) responses: Option<Arc<Mutex<Responses>>>,
+    pub(super) meter: Option<Mutex<Meter>>,
+    pub(super) max_connections: usize,
+}
+
+/// What a user publishes in a second.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub(super) messages: Option<TokenBucket>,
+    pub(super) bytes: Option<TokenBucket>,
+}
+
+impl Meter {
+    fn admits(&mut self, size: usize, now: Instant) -> bool {
+        let Self { messages, bytes } = self;
+        let admits = messages.as_mut().is_none_or(|bucket| bucket.has_any(now))
+            && bytes.as_mut().is_none_or(|bucket| bucket.has_any(now));
+        if admits {
+            messages.iter_mut().for_each(|bucket| bucket.take(1));
+            bytes.iter_mut().for_each(|bucket| bucket.take(size as u64));
+        }
+        admits
+    }
+}
+
+impl Policy {
+    /// Whether there is nothing to ask about a subject that is open as a whole.
+    pub(crate) fn is_unmetered(&self) -> bool {
+        self.meter.is_none()
+    }
+
+    fn may_reply(&self, subject: Subject<'_>) -> bool {
+        let Some(responses) = &self.responses else { return false };
+        !self.permissions.is_publish_denied(subject) && responses.lock().take(subject, Instant::now())
+    }
+}
+
+/// What stands between a user and a run of publications, when anything does.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    policy: Arc<Policy>,
+    /// How much of the run's subjects is open.
+    access: Access,
+}
+
+impl Bound {
+    pub(crate) fn new(policy: Arc<Policy>, access: Access) -> Self {
+        Self { policy, access }
+    }
+
+    /// Why a message is not accepted.
+    pub(crate) fn objection(&self, subject: Subject<'_>, size: usize) -> Option<DropReason> {
+        let policy = &*self.policy;
+        let is_open = match self.access {
+            Access::All => true,
+            Access::Some => policy.permissions.may_publish(subject),
+            Access::None => false,
+        };
+        if !is_open && !policy.may_reply(subject) {
+            return Some(DropReason::NoPermission);
+        }
+        let admits = policy.meter.as_ref().is_none_or(|meter| meter.lock().admits(size, Instant::now()));
+        (!admits).then_some(DropReason::RateLimited)
+    }
+}
+
+/// Every policy that a publication under way may name: those in force, and those of before the last reload.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    tables: RwLock<Tables>,
+    last: AtomicU32,
+    /// For a number that means nothing any more.
+    nothing: Arc<Policy>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    now: HashMap<PolicyId, Arc<Policy>>,
+    before: HashMap<PolicyId, Arc<Policy>>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        let nothing = Arc::new(Policy {
+            id: PolicyId(NonZeroU32::MIN),
+            permissions: closed(),
+            responses: None,
+            meter: None,
+            max_connections: 0,
+        });
+        Self { tables: RwLock::default(), last: AtomicU32::new(1), nothing }
+    }
+}
+
+impl Policies {
+    /// The next number. A node would have to be reloaded for years to run out of them.
+    pub(super) fn next(&self) -> PolicyId {
+        let number = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        PolicyId(NonZeroU32::new(number).unwrap_or(NonZeroU32::MAX))
+    }
+
+    /// Puts these in force.
+    pub(super) fn replace(&self, policies: impl Iterator<Item = Arc<Policy>>) {
+        let now = policies.map(|policy| (policy.id, policy)).collect();
+        let mut tables = self.tables.write();
+        tables.before = std::mem::replace(&mut tables.now, now);
+    }
+
+    /// The policy, or one that permits nothing.
+    pub(crate) fn get(&self, id: PolicyId) -> Arc<Policy> {
+        let tables = self.tables.read();
+        tables.now.get(&id).or_else(|| tables.before.get(&id)).unwrap_or(&self.nothing).clone()
+    }
+
+    /// The policy that permits nothing.
+    pub(super) fn nothing(&self) -> &Arc<Policy> {
+        &self.nothing
+    }
+}
+
+fn closed() -> Permissions {
+    use waymeet_core::permissions::Rules;
+    let nothing = || Rules { allow: Some(Vec::new()), deny: Vec::new() };
+    Permissions { publish: nothing(), subscribe: nothing(), allow_responses: None }
+}
