@@ -94,7 +94,8 @@ async def slow(nats, subject):
         while True:
             received = await subscription.next(600)
             await asyncio.sleep(SLOW_S)
-            await nats.publish(received.reply, b"late")
+            # nats-py loses its connection when it is interrupted while it flushes.
+            await asyncio.shield(nats.publish(received.reply, b"late"))
 
     task = asyncio.create_task(answer())
     return f"/req/{subject}", task
