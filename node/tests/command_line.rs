@@ -194,7 +194,7 @@ fn check_prints_what_is_in_effect_or_what_is_wrong() {
 fn bad_usage_ends_with_2() {
     let table: [&[&str]; 5] = [
         &["--nats", "4222"],
-        &["--lan"],
+        &["--lan", "--mesh", "off"],
         &["--http", "0.0.0.0:0"],
         &["no-such-command"],
         &["pub", "a..b", "x"],
