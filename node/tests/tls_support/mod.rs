@@ -42,6 +42,7 @@ pub fn read_config(settings: &str) -> Config {
     config.listeners.http.address = Address::On(loopback);
     config.listeners.nats.address = Address::On(loopback);
     config.listeners.coap.address = Address::Off;
+    config.mesh.address = Address::Off;
     config
 }
 

@@ -170,7 +170,8 @@ where
 }
 
 /// Goes on reading a refused body for a while, behind the answer: a socket that is closed with unread bytes
-/// resets the connection, and many clients then never see why they were refused.
+/// resets the connection, a stream of HTTP/2 whose body is not wanted is reset, and many clients then never see why
+/// they were refused.
 pub(super) fn discard<B>(mut body: B)
 where
     B: HttpBody<Data = Bytes> + Unpin + Send + 'static,

@@ -72,9 +72,9 @@ impl Connection {
     }
 
     /// Logs a web browser in.
-    pub(super) async fn login(&self, head: &Parts, mut body: Incoming) -> Result<Response<Body>, Problem> {
+    pub(super) async fn login(&self, head: &Parts, body: &mut Incoming) -> Result<Response<Body>, Problem> {
         let limits = &self.service.limits.http;
-        let fields = read_body(&mut body, MAX_LOGIN_BYTES, limits.body_read_timeout).await;
+        let fields = read_body(body, MAX_LOGIN_BYTES, limits.body_read_timeout).await;
         let fields =
             fields.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()))?;
         let fields = Fields::parse(&fields, &head.headers)?;

@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use parking_lot::{Mutex, RwLock};
@@ -156,13 +156,14 @@ impl Connection {
 
     /// Answers one request. Who may ask is decided before anything else is looked at.
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        let (mut head, body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
         let service = &*self.service;
         let allowed_origins = service.allowed_origins.read().clone();
         let admission = match guard::admit(&head, self.local, service.bound, &allowed_origins) {
             Ok(admission) => admission,
             Err(refusal) => {
                 tracing::debug!(peer = %self.peer, %refusal, "refused an HTTP request");
+                pass_over(body, &head);
                 return finish(Problem::from(refusal).into_response(), &head);
             }
         };
@@ -180,9 +181,10 @@ impl Connection {
                 response
             })
         } else {
-            service.dispatch(self, &mut head, body).await
+            service.dispatch(self, &mut head, &mut body).await
         };
         let mut response = answered.unwrap_or_else(|problem| {
+            pass_over(body, &head);
             let is_script = head.headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
             if is_script { problem.for_script() } else { problem }.into_response()
         });
@@ -204,7 +206,7 @@ impl Service {
         &self,
         connection: &Arc<Connection>,
         head: &mut Parts,
-        body: Incoming,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Problem> {
         // The target stays while `head` is used up.
         let uri = std::mem::take(&mut head.uri);
@@ -267,6 +269,14 @@ fn options(head: &Parts) -> Result<(&'static str, Response<Body>), Problem> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     Ok((methods, response))
+}
+
+/// Reads what is left of the body of a refused request, unless the client waits for leave to send it: reading would
+/// send `100 Continue` and ask for what is not wanted (RFC 9110, section 10.1.1).
+fn pass_over(body: Incoming, head: &Parts) {
+    if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
+        body::discard(body);
+    }
 }
 
 /// What every response has in common.

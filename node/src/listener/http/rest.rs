@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 use waymeet_core::{Headers, Message, ResourceError, Subject, SubjectFilter};
 
 use super::accept::Framing;
-use super::body::{Body, BodyError, discard, payload as payload_of, read_whole};
+use super::body::{Body, BodyError, payload as payload_of, read_whole};
 use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
@@ -39,7 +39,7 @@ impl Service {
         connection: &Connection,
         head: &mut Parts,
         subject: Subject<'_>,
-        body: Incoming,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Problem> {
         let payload = self.payload(connection, head, body).await?;
         let headers = crossing::to_message(&head.headers);
@@ -60,7 +60,7 @@ impl Service {
         head: &mut Parts,
         subject: Subject<'_>,
         timeout: Option<Duration>,
-        body: Incoming,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Problem> {
         let timeout = timeout.unwrap_or(self.limits.request_timeout);
         if timeout > self.limits.max_request_timeout {
@@ -141,13 +141,13 @@ impl Service {
         &self,
         connection: &Connection,
         head: &Parts,
-        mut body: Incoming,
+        body: &mut Incoming,
     ) -> Result<Bytes, Problem> {
         let limit = self.limits.max_payload_bytes;
         let read = if head.version == Version::HTTP_2 {
-            read_body(&mut body, limit, self.limits.http.body_read_timeout).await
+            read_body(body, limit, self.limits.http.body_read_timeout).await
         } else {
-            let whole = connection.pulse.wait_for_body(read_whole(&mut body, limit)).await;
+            let whole = connection.pulse.wait_for_body(read_whole(body, limit)).await;
             whole.unwrap_or(Err(BodyError::Timeout))
         };
         match read {
@@ -167,10 +167,6 @@ impl Service {
                     ),
                 };
                 self.node.metrics().rejected(Listener::Http, reason);
-                // Reading on would send `100 Continue` and ask for what is not wanted.
-                if reason == DropReason::PayloadTooLarge && !head.headers.contains_key(EXPECT) {
-                    discard(body);
-                }
                 Err(problem)
             }
         }
