@@ -23,7 +23,7 @@ use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
 
 pub use request::RequestError;
-pub(crate) use request::{Asked, outcome};
+pub(crate) use request::{Asked, PendingReply, outcome};
 
 /// A cheap, shareable way to a running node.
 #[derive(Debug, Clone)]

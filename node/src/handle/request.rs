@@ -3,8 +3,10 @@
 //! Owns the reply subject of each, and counting them while they wait. It must not keep replies: whoever asks has a
 //! place for them.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use waymeet_core::Message;
@@ -12,7 +14,7 @@ use waymeet_core::Message;
 use super::{NodeHandle, PublishError};
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener};
-use crate::outbox::{CountedBy, Place, Reply, Slot, Waiting};
+use crate::outbox::{CountedBy, Place, Slot, Waiting};
 use crate::publisher::Verdict;
 use crate::shared::Shared;
 
@@ -45,30 +47,24 @@ impl NodeHandle {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<Arc<Delivery>, RequestError> {
-        let reply = tokio::time::timeout(timeout, self.request_untimed(from, message));
-        reply.await.unwrap_or(Err(RequestError::Timeout))
+        let pending = self.begin_request(from, CountedBy::Outbox, message)?;
+        tokio::time::timeout(timeout, pending).await.unwrap_or(Err(RequestError::Timeout))
     }
 
-    /// As [`NodeHandle::request`], for a caller that has a timer of its own and drops this when it has passed.
-    pub(crate) fn request_untimed(
-        &self,
-        from: Listener,
-        message: &Message<'_>,
-    ) -> impl Future<Output = Result<Arc<Delivery>, RequestError>> {
-        self.request_counted(from, CountedBy::Outbox, message)
-    }
-
-    /// As [`NodeHandle::request_untimed`], for a listener that may count the reply itself.
-    pub(crate) async fn request_counted(
+    /// Sends a request at once; what is returned waits for the reply and needs `message` no longer. For a caller that
+    /// has a timer of its own, or counts the reply itself.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::request`], without its time-out.
+    pub(crate) fn begin_request(
         &self,
         from: Listener,
         counted_by: CountedBy,
         message: &Message<'_>,
-    ) -> Result<Arc<Delivery>, RequestError> {
-        let asker = Arc::new(Slot::default());
-        let waiting = Waiting { listener: from, counted_by, asker: asker.clone(), request: 0 };
-        let _asked = self.ask(message, waiting)?;
-        outcome(Reply(&asker).await)
+    ) -> Result<PendingReply, RequestError> {
+        let slot = Arc::new(Slot::default());
+        let waiting = Waiting { listener: from, counted_by, asker: slot.clone(), request: 0 };
+        Ok(PendingReply { _asked: self.ask(message, waiting)?, slot })
     }
 
     /// Sends a request whose reply the asker is given; see [`outcome`] for what the reply may say. The request waits
@@ -104,6 +100,22 @@ pub(crate) fn outcome(reply: Arc<Delivery>) -> Result<Arc<Delivery>, RequestErro
         return Err(RequestError::NoResponders);
     }
     Ok(reply)
+}
+
+/// Completes with the reply to a request; dropping it ends the waiting.
+#[derive(Debug)]
+#[must_use = "nobody waits for the reply otherwise"]
+pub(crate) struct PendingReply {
+    slot: Arc<Slot>,
+    _asked: Asked,
+}
+
+impl Future for PendingReply {
+    type Output = Result<Arc<Delivery>, RequestError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.slot.poll_reply(cx).map(outcome)
+    }
 }
 
 /// A request that waits for its reply; dropping it ends the waiting.

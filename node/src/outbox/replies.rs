@@ -4,8 +4,6 @@
 //! changes neither the trie nor a generation. It must not time anything; whoever asks does.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -178,9 +176,6 @@ pub(crate) struct Slot {
     waker: AtomicWaker,
 }
 
-/// Completes with the reply.
-pub(crate) struct Reply<'a>(pub(crate) &'a Slot);
-
 impl Asker for Slot {
     fn answer(&self, _: u64, delivery: &Arc<Delivery>) -> bool {
         *self.reply.lock() = Some(delivery.clone());
@@ -189,17 +184,15 @@ impl Asker for Slot {
     }
 }
 
-impl Future for Reply<'_> {
-    type Output = Arc<Delivery>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self(slot) = *self;
-        if let Some(reply) = slot.reply.lock().take() {
+impl Slot {
+    /// Ready with the reply, once.
+    pub(crate) fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Arc<Delivery>> {
+        if let Some(reply) = self.reply.lock().take() {
             return Poll::Ready(reply);
         }
-        slot.waker.register(cx.waker());
+        self.waker.register(cx.waker());
         // It may have come between the look and the registration.
-        slot.reply.lock().take().map_or(Poll::Pending, Poll::Ready)
+        self.reply.lock().take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -237,7 +230,8 @@ mod tests {
         assert!(!replies.offer(stranger, &delivery));
         assert!(replies.offer(subject.as_subject(), &delivery));
         assert!(!replies.offer(subject.as_subject(), &delivery), "the second one");
-        assert_eq!(Reply(&slot).await.payload(), b"yes");
+        let reply = std::future::poll_fn(|cx| slot.poll_reply(cx)).await;
+        assert_eq!(reply.payload(), b"yes");
         let place = wait();
         let subject = place.subject();
         drop(place);

@@ -245,7 +245,12 @@ impl Service {
                 self.publish(node, connection, head, subject.as_subject(), body).await
             }
             Target::Request { subject, timeout } if post || get => {
-                self.request(node, connection, head, subject.as_subject(), *timeout, body).await
+                let asked = self.ask(node, connection, head, subject.as_subject(), *timeout, body).await?;
+                // hyper reads on while the reply is waited for. It uses its buffer again if nothing of the request
+                // points into it, and otherwise takes a new one for each request.
+                drop(target);
+                drop(uri);
+                self.reply(connection, head, asked).await
             }
             Target::Subscribe { filters, queue } if get => {
                 self.subscribe(node, connection, head, filters, queue.as_deref())

@@ -19,8 +19,9 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
-use crate::handle::{NodeHandle, RequestError};
+use crate::handle::{NodeHandle, PendingReply, RequestError};
 use crate::metrics::{DropReason, Listener};
+use crate::outbox::CountedBy;
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
 pub(crate) const METHOD_HEADER: &str = "Waymeet-Method";
@@ -30,6 +31,12 @@ pub(crate) const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 const REPLY_POLICY: &str = "sandbox; default-src 'none'";
 /// All filters of a subscription have one tag, so that a message that matches several comes once.
 const TAG: u64 = 0;
+
+/// A request that was sent.
+pub(super) struct Asked {
+    reply: PendingReply,
+    timeout: Duration,
+}
 
 impl Service {
     /// 202 and the receipt.
@@ -52,8 +59,9 @@ impl Service {
         Ok(response)
     }
 
-    /// 200 and the reply's bytes, or the status that a service names in its reply.
-    pub(super) async fn request(
+    /// Sends a request. Nothing of what is returned points into the HTTP request, whose headers are kept in `head`
+    /// only as memory for those of the answer.
+    pub(super) async fn ask(
         &self,
         node: &NodeHandle,
         connection: &Connection,
@@ -61,7 +69,7 @@ impl Service {
         subject: Subject<'_>,
         timeout: Option<Duration>,
         body: &mut Incoming,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<Asked, Problem> {
         let timeout = timeout.unwrap_or(self.limits.request_timeout);
         if timeout > self.limits.max_request_timeout {
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
@@ -70,10 +78,21 @@ impl Service {
         let mut headers = crossing::to_message(&head.headers);
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
+        let reply = node.begin_request(Listener::Http, CountedBy::Outbox, &message)?;
+        head.headers.clear();
+        Ok(Asked { reply, timeout })
+    }
+
+    /// 200 and the reply's bytes, or the status that a service names in its reply.
+    pub(super) async fn reply(
+        &self,
+        connection: &Connection,
+        head: &mut Parts,
+        Asked { reply, timeout }: Asked,
+    ) -> Result<Response<Body>, Problem> {
         let reply = if head.version == Version::HTTP_2 {
-            node.request(Listener::Http, &message, timeout).await?
+            tokio::time::timeout(timeout, reply).await.unwrap_or(Err(RequestError::Timeout))?
         } else {
-            let reply = node.request_untimed(Listener::Http, &message);
             connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
         };
         let mut headers = emptied(head);

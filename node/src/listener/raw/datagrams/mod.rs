@@ -215,8 +215,12 @@ impl Driver {
             let Ok(subject) = Subject::new(&subject) else { return (id, Err(Failure::NoPermission)) };
             let message = Message::new(subject, &payload);
             // A reply may be too large to be sent, which is known when it is tried.
-            let reply = node.request_counted(Listener::Datagrams, CountedBy::Listener, &message);
-            let reply = tokio::time::timeout(timeout, reply).await.unwrap_or(Err(RequestError::Timeout));
+            let reply = match node.begin_request(Listener::Datagrams, CountedBy::Listener, &message) {
+                Ok(pending) => {
+                    tokio::time::timeout(timeout, pending).await.unwrap_or(Err(RequestError::Timeout))
+                }
+                Err(error) => Err(error),
+            };
             (id, reply.map_err(|error| Failure::of(error, timeout)))
         }));
     }
