@@ -205,7 +205,8 @@ impl NodeHandle {
     ) -> Mailbox {
         let session = self.shared.next_session();
         let metrics = self.shared.metrics.clone();
-        let queue = MailboxQueue::new(session, listener, counted_by, limits, metrics);
+        let budget = self.shared.exchange.budget.clone();
+        let queue = MailboxQueue::new(session, listener, counted_by, limits, budget, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
         Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }

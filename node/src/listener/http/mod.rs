@@ -29,7 +29,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use body::{payload, read as read_body};
@@ -37,6 +37,7 @@ pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
 
 use super::accept as accept_connections;
 use super::nats::Proof;
+use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
@@ -192,6 +193,10 @@ impl Connection {
 }
 
 impl Service {
+    fn budget(&self) -> &Arc<Budget> {
+        &self.node.shared.exchange.budget
+    }
+
     /// Takes over what a reload changes, until the node is gone.
     async fn follow_reloads(self: Arc<Self>) {
         let mut reloads = self.node.shared.auth.reloads();
@@ -228,7 +233,14 @@ impl Service {
             {
                 return Ok(login::login_page(StatusCode::OK, "This node wants to know who you are."));
             }
-            who => who?,
+            Ok(who) => who,
+            Err(problem) => {
+                // Dropping the body would reset the stream, and some clients then lose the answer.
+                if head.version == Version::HTTP_2 {
+                    body::discard(body);
+                }
+                return Err(problem);
+            }
         };
         let acting;
         let node = match who {
