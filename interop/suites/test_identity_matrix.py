@@ -387,6 +387,8 @@ class AgentClient:
         try:
             await agent.open(place.node(listener))
             await agent.publish(subject, b"proof")
+            # A subscription is answered, and with it everything before it is carried out.
+            await agent.subscribe(f"{subject}.after")
         finally:
             await agent.close()
 
