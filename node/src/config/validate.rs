@@ -165,6 +165,11 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
             problems.push(Problem::of_key(format!("limits.{key}"), text));
         }
     }
+    // A quarter of it is for what arrives, and two of the longest should find room there.
+    if limits.buffer_bytes / 8 < limits.max_payload_bytes {
+        let text = "is less than eight times limits.max_payload_bytes";
+        problems.push(Problem::of_key("limits.buffer_bytes", text));
+    }
     if limits.dtls.handshake_timeout > MAX_HANDSHAKE {
         problems.push(Problem::of_key("limits.dtls.handshake_timeout", "is longer than an hour"));
     }
