@@ -153,6 +153,7 @@ async def test_a_new_certificate_ends_no_session(node, tmp_path):
     heard = await before.subscribe("a")
     await before.flush(5)
     await after.publish("a", b"x")
+    await after.flush(10)
     assert (await heard.next_msg(5)).data == b"x", "who was there is still there"
     # A file that cannot be used changes nothing.
     names["key"].write_text("no key")
