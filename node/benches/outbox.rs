@@ -3,11 +3,10 @@
 //! `cargo bench -p waymeet --bench outbox` measures; `cargo test --benches` runs each case once.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use waymeet::microbench::Outbox;
+use waymeet::microbench::{Outbox, SharedBlock};
 use waymeet_core::{Message, Subject};
 
 /// Payload sizes, in bytes.
@@ -41,7 +40,7 @@ fn blocks(bencher: Bencher<'_, '_>, size: usize) {
     const OUTBOXES: usize = 16;
     let one =
         [format!("MSG sensors.room1.temp 1 {size}\r\n").into_bytes(), vec![b'x'; size], b"\r\n".to_vec()];
-    let block = Arc::new(one.concat().repeat(MESSAGES));
+    let block = SharedBlock::new(one.concat().repeat(MESSAGES));
     let mut outboxes: Vec<Outbox> = (0..OUTBOXES).map(|_| Outbox::default()).collect();
     let counted = bencher
         .counter(ItemsCount::new(MESSAGES * OUTBOXES))

@@ -3,17 +3,21 @@
 //! Owns the one copy of a message that all queue subscribers share, and its envelope, which is encoded at
 //! most once however many readers want it. It must not know which protocols those readers speak.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use waymeet_core::message::OwnedMessage;
 use waymeet_core::{Message, envelope};
+
+use crate::budget::{Held, Tally};
 
 /// A delivered message, shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Delivery {
     message: OwnedMessage,
     event: OnceLock<Bytes>,
+    /// Its part of the node's memory budget.
+    _held: Held,
 }
 
 /// What stands before the envelope in an event of an event stream (WHATWG HTML, 9.2.6).
@@ -23,7 +27,15 @@ const EVENT_SUFFIX: &[u8] = b"\n\n";
 
 impl Delivery {
     pub(crate) fn new(message: &Message<'_>) -> Self {
-        Self { message: message.to_owned(), event: OnceLock::new() }
+        Self { message: message.to_owned(), event: OnceLock::new(), _held: Held::NOTHING }
+    }
+
+    /// As [`Delivery::new`], counted in the node's memory budget as long as somebody has it.
+    pub(crate) fn counted(message: &Message<'_>, tally: &Arc<Tally>) -> Self {
+        let mut delivery = Self::new(message);
+        // The envelope, where it is wanted, is about as long again.
+        delivery._held = tally.hold(delivery.memory() + delivery.payload().len());
+        delivery
     }
 
     /// The message.

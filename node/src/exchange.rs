@@ -11,6 +11,7 @@ use waymeet_core::router::{Generation, Generations, Matches, Router};
 use waymeet_core::{Filter, Subject};
 
 use crate::auth::Policies;
+use crate::budget::Budget;
 use crate::config::Limits;
 use crate::interest::Interest;
 use crate::mesh::Hub;
@@ -26,6 +27,7 @@ pub(crate) struct Exchange {
     /// The node's peer id, in which `_PEER` subjects name it. Empty without one.
     id: OnceLock<Box<str>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) limits: Limits,
     pub(crate) interest: Interest,
     /// What publishers may do, by the number that a publication carries.
@@ -40,6 +42,7 @@ impl Exchange {
             generations: Arc::default(),
             hub: OnceLock::new(),
             id: OnceLock::new(),
+            budget: Budget::new(limits.buffer_bytes, &metrics),
             metrics,
             limits,
             interest: Interest::default(),

@@ -205,7 +205,8 @@ impl NodeHandle {
     ) -> Mailbox {
         let session = self.shared.next_session();
         let metrics = self.shared.metrics.clone();
-        let queue = MailboxQueue::new(session, listener, counted_by, limits, metrics);
+        let budget = self.shared.exchange.budget.clone();
+        let queue = MailboxQueue::new(session, listener, counted_by, limits, budget, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
         Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }
@@ -318,6 +319,8 @@ pub struct Mailbox {
 #[derive(Debug, Default)]
 struct Subscriptions {
     last: u64,
+    /// Of several users: what one of them may no longer receive is not the others' end.
+    of_several: bool,
     by_id: std::collections::HashMap<u64, Arc<Subscription>>,
 }
 
@@ -333,11 +336,23 @@ impl Mailbox {
         queue: Option<&str>,
         tag: u64,
     ) -> Result<SubscriptionId, SubscribeError> {
-        self.subscribe_as(filter, queue, tag, self.handle.user.clone())
+        self.subscribe_for(filter, queue, tag, self.handle.user.clone())
     }
 
-    /// As [`Mailbox::subscribe`], for a mailbox that serves several users.
+    /// As [`Mailbox::subscribe`], for a mailbox that serves several users. After a reload its owner looks at each
+    /// subscription itself ([`Mailbox::is_permitted`]).
     pub(crate) fn subscribe_as(
+        &self,
+        filter: Filter<'_>,
+        queue: Option<&str>,
+        tag: u64,
+        user: Who,
+    ) -> Result<SubscriptionId, SubscribeError> {
+        self.subscriptions.lock().of_several = true;
+        self.subscribe_for(filter, queue, tag, user)
+    }
+
+    fn subscribe_for(
         &self,
         filter: Filter<'_>,
         queue: Option<&str>,
@@ -385,6 +400,9 @@ impl Mailbox {
 
     /// Looks at the permissions again, after a reload.
     fn recheck(&self) {
+        if self.subscriptions.lock().of_several {
+            return;
+        }
         let is_gone = match &self.handle.user {
             Some(user) => user.is_gone(),
             None => {

@@ -134,8 +134,9 @@ mod tests {
         let watch = exchange.interest.watch(SubjectFilter::new("plant.>").unwrap(), 9);
         let subscribe = |session, filter| {
             let limits = MailboxLimits { messages: 1, bytes: 1 };
-            let mailbox =
-                MailboxQueue::new(session, Listener::Embedded, CountedBy::Outbox, limits, metrics.clone());
+            let (listener, counted_by) = (Listener::Embedded, CountedBy::Outbox);
+            let budget = exchange.budget.clone();
+            let mailbox = MailboxQueue::new(session, listener, counted_by, limits, budget, metrics.clone());
             let filter = SubjectFilter::new(filter).unwrap();
             let subscription = Arc::new(Subscription::new(filter, None, Outbox::Mailbox(mailbox.into())));
             exchange.subscribe(&subscription);

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod auth;
+mod budget;
 mod buffers;
 mod client;
 pub mod config;

@@ -5,12 +5,15 @@
 
 mod labels;
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    PullingGauge, Registry, TextEncoder,
 };
 
+use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
@@ -27,6 +30,7 @@ pub struct Metrics {
     unmatched: IntCounter,
     deliveries: IntCounter,
     subscriptions: IntGauge,
+    event_streams: IntGauge,
     route_seconds: Histogram,
     associations: IntGauge,
     handshakes: IntGaugeVec,
@@ -36,6 +40,7 @@ pub struct Metrics {
     sockets: Sockets,
     logins: IntCounterVec,
     refused_connections: IntCounterVec,
+    accept_failures: IntCounterVec,
 }
 
 /// The UDP sockets whose kernel is asked what it has dropped, each by a question that is answered `None` when the
@@ -147,6 +152,11 @@ impl Metrics {
                 &registry,
                 IntGauge::new("waymeet_subscriptions", "Subscriptions now.").expect("the name is valid"),
             ),
+            event_streams: register(
+                &registry,
+                IntGauge::new("waymeet_event_streams", "Readers of events over HTTP now.")
+                    .expect("the name is valid"),
+            ),
             route_seconds: register(
                 &registry,
                 Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
@@ -178,6 +188,14 @@ impl Metrics {
             logins: register(
                 &registry,
                 counter_vec("waymeet_logins_total", "Logins by what became of them.", &["outcome"]),
+            ),
+            accept_failures: register(
+                &registry,
+                counter_vec(
+                    "waymeet_accept_failures_total",
+                    "Times that a connection could not be accepted, mostly for want of file descriptors.",
+                    &["listener"],
+                ),
             ),
             refused_connections: register(
                 &registry,
@@ -226,6 +244,24 @@ impl Metrics {
         self.registry.register(Box::new(collector)).expect("every name is registered once");
     }
 
+    /// Shows the node's memory budget.
+    pub(crate) fn watch_budget(&self, budget: &Arc<Budget>) {
+        let gauge = |name: &str, help: &str, read: fn(&Budget) -> usize| {
+            let budget = budget.clone();
+            // Bytes in memory are far below 2^53.
+            let read = move || read(&budget) as f64;
+            self.register(PullingGauge::new(name, help, Box::new(read)).expect("the name is valid"));
+        };
+        let waiting = "Bytes that wait to be delivered to clients, as the memory budget counts them.";
+        gauge("waymeet_buffered_bytes", waiting, Budget::waiting);
+        gauge(
+            "waymeet_arriving_bytes",
+            "Room taken by large payloads that are not whole yet.",
+            Budget::arriving,
+        );
+        gauge("waymeet_buffered_share_bytes", "What may wait for one subscriber now.", Budget::share);
+    }
+
     /// Counts deliveries that reached the subscriber's socket or reader.
     pub fn delivered(&self, listener: Listener, messages: u64, bytes: u64) {
         let metrics = &self.listeners[listener.index()];
@@ -265,6 +301,11 @@ impl Metrics {
         self.logins.with_label_values(&[outcome]).inc();
     }
 
+    /// Counts that a connection could not be accepted.
+    pub(crate) fn accept_failed(&self, listener: Listener) {
+        self.accept_failures.with_label_values(&[listener.as_str()]).inc();
+    }
+
     /// Counts a connection that a limit has refused.
     pub(crate) fn refused_connection(&self, limit: &'static str) {
         self.refused_connections.with_label_values(&[limit]).inc();
@@ -277,6 +318,17 @@ impl Metrics {
         metrics.sessions_total.inc();
         metrics.sessions.inc();
         SessionGuard(metrics.sessions.clone())
+    }
+
+    /// Counts a reader of events over HTTP for as long as the guard lives.
+    pub(crate) fn event_stream(&self) -> SessionGuard {
+        self.event_streams.inc();
+        SessionGuard(self.event_streams.clone())
+    }
+
+    /// The readers of events over HTTP now.
+    pub(crate) fn event_streams(&self) -> u64 {
+        self.event_streams.get().max(0).cast_unsigned()
     }
 
     /// The sessions of a listener now.

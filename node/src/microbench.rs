@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use waymeet_core::Message;
 
+use crate::budget::{Budget, Held};
 use crate::listener::nats;
 use crate::metrics::{Listener, Metrics};
-use crate::outbox::{Block, WireOutbox};
+use crate::outbox::{Block, SharedBytes, WireOutbox};
 
 /// A bound that is never reached here.
 const LIMIT_BYTES: usize = 64 << 20;
@@ -20,10 +21,23 @@ pub struct Outbox {
     out: Vec<u8>,
 }
 
+/// Bytes that several outboxes share.
+#[derive(Debug)]
+pub struct SharedBlock(Arc<SharedBytes>);
+
+impl SharedBlock {
+    /// Of these bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(SharedBytes { bytes, _held: Held::NOTHING }))
+    }
+}
+
 impl Default for Outbox {
     fn default() -> Self {
         let metrics = Arc::new(Metrics::new());
-        let wire = WireOutbox::new(1, Listener::Nats, &nats::PROTOCOL, LIMIT_BYTES, metrics);
+        let budget = Budget::new(4 * LIMIT_BYTES, &metrics);
+        let wire = WireOutbox::new(1, Listener::Nats, &nats::PROTOCOL, LIMIT_BYTES, budget, metrics);
         Self { wire, out: Vec::new() }
     }
 }
@@ -35,8 +49,8 @@ impl Outbox {
     }
 
     /// Queues a block of several messages, as one of many targets; says whether it was taken.
-    pub fn offer_block(&self, bytes: &Arc<Vec<u8>>, messages: u64) -> bool {
-        let block = Block { bytes: bytes.clone(), messages };
+    pub fn offer_block(&self, bytes: &SharedBlock, messages: u64) -> bool {
+        let block = Block { shared: bytes.0.clone(), messages };
         self.wire.offer_block(|| true, &block).is_some_and(|offered| offered.taken)
     }
 

@@ -97,7 +97,7 @@ impl Shared {
         let metrics = Arc::new(Metrics::new());
         let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
         let auth = Arc::new(Auth::new(&config, &exchange.policies, metrics.clone())?);
-        let replies = Arc::new(Replies::new(metrics.clone()));
+        let replies = Arc::new(Replies::new(config.limits.max_requests, metrics.clone()));
         let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));
         exchange.subscribe(&Arc::new(inbox));
         Ok(Self {

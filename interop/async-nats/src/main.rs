@@ -57,8 +57,21 @@ fn error_name(error: &anyhow::Error) -> String {
     }
 }
 
-/// Who to be: `user` and `password`, `token`, or `nkey`, which is a seed.
+/// Who to be: `user` and `password`, `token`, or `nkey`, which is a seed; and the files of TLS, `authority`, and
+/// `certificate` with its `key`.
 fn identity(command: &Value) -> async_nats::ConnectOptions {
+    let text = |name: &str| command[name].as_str().map(str::to_owned);
+    let mut options = proof(command);
+    if let Some(authority) = text("authority") {
+        options = options.require_tls(true).add_root_certificates(authority.into());
+    }
+    if let (Some(certificate), Some(key)) = (text("certificate"), text("key")) {
+        options = options.add_client_certificate(certificate.into(), key.into());
+    }
+    options
+}
+
+fn proof(command: &Value) -> async_nats::ConnectOptions {
     let text = |name: &str| command[name].as_str().map(str::to_owned);
     if let (Some(user), Some(password)) = (text("user"), text("password")) {
         async_nats::ConnectOptions::with_user_and_password(user, password)

@@ -19,6 +19,10 @@ impl NodeHandle {
             self.metrics().refused_connection("max_connections");
             return None;
         }
+        if self.shared.exchange.budget.is_exhausted() {
+            self.metrics().refused_connection("buffer_bytes");
+            return None;
+        }
         let place = self.shared.clients.admit(address, self.shared.config.limits.max_connections_per_address);
         if place.is_none() {
             self.metrics().refused_connection("max_connections_per_address");

@@ -32,6 +32,12 @@ pub struct Limits {
     /// with messages of about 100 bytes it is reached together with `queue_messages`. A thousand readers that
     /// all stall hold 8 GiB at most; lower it where that is too much.
     pub queue_bytes: usize,
+    /// What the node holds in memory for all clients together: messages that wait to be delivered, and payloads that are
+    /// still arriving. Default 1 GiB. The less of it is left, the less may wait for one subscriber; when it is used up,
+    /// new connections and large payloads are refused as `overloaded`. Half of the machine's memory is a good measure.
+    pub buffer_bytes: usize,
+    /// Requests of HTTP, CoAP, raw and embedded clients that wait for their reply at once. Default 65,536.
+    pub max_requests: usize,
     /// How long a session may take no byte before it is closed. Default 10 s, as nats-server.
     #[serde(with = "duration")]
     pub write_deadline: Duration,
@@ -78,6 +84,8 @@ impl Default for Limits {
             outbox_bytes: 64 << 20,
             queue_messages: 65_536,
             queue_bytes: 8 << 20,
+            buffer_bytes: 1 << 30,
+            max_requests: 65_536,
             write_deadline: Duration::from_secs(10),
             ping_interval: Duration::from_secs(120),
             max_pings_out: 2,
@@ -116,6 +124,8 @@ pub struct HttpLimits {
     pub max_concurrent_streams: usize,
     /// Filters of one `/sub` request. Default 64.
     pub max_filters: usize,
+    /// Readers of events (SSE and NDJSON) of all connections together; HTTP/2 has several on one. Default 65,536.
+    pub max_event_streams: usize,
 }
 
 impl Default for HttpLimits {
@@ -128,6 +138,7 @@ impl Default for HttpLimits {
             body_read_timeout: Duration::from_secs(30),
             max_concurrent_streams: 256,
             max_filters: 64,
+            max_event_streams: 65_536,
         }
     }
 }

@@ -261,6 +261,7 @@ fn a_limit_cannot_be_switched_off() {
     }
     assert!(errors("limits.ping_interval = '0s'").contains("limits.ping_interval"));
     assert!(errors("limits.max_payload_bytes = 10_000_000").contains("limits.queue_bytes"));
+    assert!(errors("limits.buffer_bytes = 8_000_000").contains("limits.buffer_bytes: is less than eight"));
     assert!(errors("limits.request_timeout = '6m'").contains("limits.max_request_timeout"));
 }
 

@@ -111,12 +111,15 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
         ("outbox_bytes", limits.outbox_bytes),
         ("queue_messages", limits.queue_messages),
         ("queue_bytes", limits.queue_bytes),
+        ("buffer_bytes", limits.buffer_bytes),
+        ("max_requests", limits.max_requests),
         ("max_pings_out", limits.max_pings_out),
         ("match_cache_entries", limits.match_cache_entries),
         ("http.max_header_bytes", limits.http.max_header_bytes),
         ("http.max_headers", limits.http.max_headers),
         ("http.max_concurrent_streams", limits.http.max_concurrent_streams),
         ("http.max_filters", limits.http.max_filters),
+        ("http.max_event_streams", limits.http.max_event_streams),
         ("coap.max_exchanges", limits.coap.max_exchanges),
         ("coap.max_observations_per_endpoint", limits.coap.max_observations_per_endpoint),
         ("coap.max_observations", limits.coap.max_observations),
@@ -161,6 +164,11 @@ fn check_limits(limits: &Limits, problems: &mut Vec<Problem>) {
             );
             problems.push(Problem::of_key(format!("limits.{key}"), text));
         }
+    }
+    // A quarter of it is for what arrives, and two of the longest should find room there.
+    if limits.buffer_bytes / 8 < limits.max_payload_bytes {
+        let text = "is less than eight times limits.max_payload_bytes";
+        problems.push(Problem::of_key("limits.buffer_bytes", text));
     }
     if limits.dtls.handshake_timeout > MAX_HANDSHAKE {
         problems.push(Problem::of_key("limits.dtls.handshake_timeout", "is longer than an hour"));

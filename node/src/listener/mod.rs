@@ -10,17 +10,20 @@ pub(crate) mod raw;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::handle::NodeHandle;
-use crate::metrics::Listener;
+use crate::metrics::{Listener, Metrics};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 /// How long a listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a listener that cannot accept is silent about it after it has said so.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Binds a TCP listener that tokio can take over.
 ///
@@ -52,7 +55,7 @@ pub(crate) async fn accept(
         }
     };
     tokio::select! {
-        () = accept_all(&listener, kind, begin) => {}
+        () = accept_all(&listener, kind, node.metrics(), begin) => {}
         () = node.draining() => {}
     }
 }
@@ -60,8 +63,10 @@ pub(crate) async fn accept(
 async fn accept_all(
     listener: &tokio::net::TcpListener,
     kind: Listener,
+    metrics: &Metrics,
     begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
 ) {
+    let mut last_said: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -72,7 +77,12 @@ async fn accept_all(
             // The connection was reset while it waited: the next one may be fine.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(listener = kind.as_str(), %error, "accepting connections pauses");
+                metrics.accept_failed(kind);
+                // A process at the edge of its file descriptors would fill its log.
+                if last_said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    last_said = Some(Instant::now());
+                    tracing::warn!(listener = kind.as_str(), %error, "accepting connections pauses");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::CountedBy;
+use crate::budget::Budget;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
@@ -23,6 +24,9 @@ pub struct MailboxLimits {
     /// The most bytes, counted as the memory of the messages although readers share them.
     pub bytes: usize,
 }
+
+/// What may wait in a mailbox however little memory is left, in bytes.
+const ALWAYS_BYTES: usize = 64 * 1_024;
 
 /// What a mailbox hands out.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(crate) struct MailboxQueue {
     listener: Listener,
     counted_by: CountedBy,
     limits: MailboxLimits,
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     waker: AtomicWaker,
@@ -78,6 +83,7 @@ impl MailboxQueue {
         listener: Listener,
         counted_by: CountedBy,
         limits: MailboxLimits,
+        budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -85,6 +91,7 @@ impl MailboxQueue {
             listener,
             counted_by,
             limits,
+            budget,
             metrics,
             state: Mutex::default(),
             waker: AtomicWaker::new(),
@@ -112,9 +119,9 @@ impl MailboxQueue {
         state.queue.push_back((tag, delivery.clone()));
         state.bytes += delivery.memory();
         let mut dropped = 0;
+        let limit_bytes = self.limits.bytes.min(self.budget.share().max(ALWAYS_BYTES));
         // The newest message stays even if it alone is over the limit: it is bounded by the payload limit.
-        while state.queue.len() > 1
-            && (state.queue.len() > self.limits.messages || state.bytes > self.limits.bytes)
+        while state.queue.len() > 1 && (state.queue.len() > self.limits.messages || state.bytes > limit_bytes)
         {
             if let Some((_, oldest)) = state.queue.pop_front() {
                 state.bytes -= oldest.memory();
@@ -211,7 +218,8 @@ mod tests {
     fn mailbox(messages: usize, bytes: usize) -> (MailboxQueue, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
         let limits = MailboxLimits { messages, bytes };
-        (MailboxQueue::new(1, Listener::Http, CountedBy::Outbox, limits, metrics.clone()), metrics)
+        let budget = Budget::new(64 << 20, &metrics);
+        (MailboxQueue::new(1, Listener::Http, CountedBy::Outbox, limits, budget, metrics.clone()), metrics)
     }
 
     fn delivery(payload: &[u8]) -> Arc<Delivery> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub(crate) use mailbox::MailboxQueue;
 pub use mailbox::{Item, MailboxLimits};
 pub(crate) use replies::{Asker, Place, Replies, Slot, Waiting};
+pub(crate) use segments::SharedBytes;
 pub(crate) use wire::{Block, Offered, Protocol, Signal, WireOutbox};
 
 use crate::metrics::Listener;

@@ -16,9 +16,6 @@ use super::CountedBy;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
 
-/// How many requests of one node may wait at once.
-const MAX_WAITING: usize = 65_536;
-
 /// What every reply subject begins with; the node's random token comes behind it.
 const INBOX: &[u8; 7] = b"_INBOX.";
 /// A random number in hexadecimal.
@@ -28,7 +25,7 @@ const PREFIX_LEN: usize = INBOX.len() + TOKEN_LEN + 1;
 
 /// There are as many waiting requests as there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_WAITING} requests are waiting for a reply already")]
+#[error("limits.max_requests requests are waiting for a reply already")]
 pub(crate) struct TooManyRequests;
 
 /// Whoever asked.
@@ -57,6 +54,7 @@ pub(crate) struct Replies {
     /// By the tokens, which are random: who knows one reply subject cannot guess another one's. Nobody else
     /// chooses them, so that the hash needs no secret.
     waiting: Mutex<HashMap<u64, Waiting, foldhash::fast::FixedState>>,
+    max_waiting: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -72,11 +70,11 @@ pub(crate) struct Place {
 pub(crate) struct ReplySubject([u8; PREFIX_LEN + TOKEN_LEN]);
 
 impl Replies {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(max_waiting: usize, metrics: Arc<Metrics>) -> Self {
         let mut prefix = [b'.'; PREFIX_LEN];
         prefix[..INBOX.len()].copy_from_slice(INBOX);
         prefix[INBOX.len()..PREFIX_LEN - 1].copy_from_slice(&hexadecimal(rand::random()));
-        Self { prefix, waiting: Mutex::default(), metrics }
+        Self { prefix, waiting: Mutex::default(), max_waiting, metrics }
     }
 
     /// The filter under which all replies come.
@@ -88,7 +86,7 @@ impl Replies {
     /// Takes a place for one request.
     pub(crate) fn wait(self: &Arc<Self>, request: Waiting) -> Result<Place, TooManyRequests> {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= MAX_WAITING {
+        if waiting.len() >= self.max_waiting {
             return Err(TooManyRequests);
         }
         let token = loop {
@@ -216,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_reply_reaches_whoever_asked_and_no_other_does() {
         let metrics = Arc::new(Metrics::new());
-        let replies = Arc::new(Replies::new(metrics.clone()));
+        let replies = Arc::new(Replies::new(2, metrics.clone()));
         let slot = Arc::new(Slot::default());
         let wait = || {
             let (listener, counted_by) = (Listener::Http, CountedBy::Outbox);

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use crate::budget::Held;
+
 /// The most slices that one vectored write takes; more bring nothing, and Linux stops at 1,024.
 pub(super) const MAX_SLICES: usize = 64;
 
@@ -22,7 +24,14 @@ pub(super) struct Segment {
 enum Bytes {
     Own(Vec<u8>),
     /// One block for many subscribers.
-    Shared(Arc<Vec<u8>>),
+    Shared(Arc<SharedBytes>),
+}
+
+/// The bytes of a block for many subscribers, counted once.
+#[derive(Debug)]
+pub(crate) struct SharedBytes {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) _held: Held,
 }
 
 impl Segment {
@@ -30,14 +39,14 @@ impl Segment {
         Self { bytes: Bytes::Own(bytes), messages, written: 0 }
     }
 
-    pub(super) fn shared(bytes: Arc<Vec<u8>>, messages: u64) -> Self {
+    pub(super) fn shared(bytes: Arc<SharedBytes>, messages: u64) -> Self {
         Self { bytes: Bytes::Shared(bytes), messages, written: 0 }
     }
 
     fn as_slice(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Own(bytes) => bytes,
-            Bytes::Shared(bytes) => bytes,
+            Bytes::Shared(shared) => &shared.bytes,
         }
     }
 
@@ -50,6 +59,8 @@ impl Segment {
 #[derive(Debug, Default)]
 pub(super) struct Finished {
     pub(super) messages: u64,
+    /// How long the own buffers among it are together.
+    pub(super) own_bytes: usize,
     /// The last own buffer among what was finished, for reuse.
     pub(super) buffer: Option<Vec<u8>>,
 }
@@ -94,21 +105,25 @@ impl Segments {
             written -= rest;
             finished.messages += first.messages;
             if let Some(Segment { bytes: Bytes::Own(buffer), .. }) = self.0.pop_front() {
+                finished.own_bytes += buffer.len();
                 finished.buffer = Some(buffer);
             }
         }
         finished
     }
 
-    /// Moves the first segments into `out` until it holds `enough` bytes; returns how many messages moved.
-    pub(super) fn take_into(&mut self, out: &mut Vec<u8>, enough: usize) -> u64 {
-        let mut messages = 0;
+    /// Copies the first segments into `out` until it holds `enough` bytes; says what is no longer here.
+    pub(super) fn take_into(&mut self, out: &mut Vec<u8>, enough: usize) -> Finished {
+        let mut taken = Finished::default();
         while out.len() < enough {
             let Some(segment) = self.0.pop_front() else { break };
             out.extend_from_slice(segment.rest());
-            messages += segment.messages;
+            taken.messages += segment.messages;
+            if let Bytes::Own(bytes) = &segment.bytes {
+                taken.own_bytes += bytes.len();
+            }
         }
-        messages
+        taken
     }
 
     /// Drops everything. `count` tells how many whole messages lie in the first bytes of a block; with it
@@ -136,7 +151,8 @@ mod tests {
     fn writes_may_end_anywhere() {
         let mut segments = Segments::default();
         segments.push(Segment::own(b"abc".to_vec(), 1));
-        segments.push(Segment::shared(Arc::new(b"defg".to_vec()), 2));
+        let shared = SharedBytes { bytes: b"defg".to_vec(), _held: Held::NOTHING };
+        segments.push(Segment::shared(Arc::new(shared), 2));
         segments.push(Segment::own(b"h".to_vec(), 3));
         let mut out = Vec::new();
         let mut messages = 0;

@@ -8,9 +8,10 @@
 //! to the socket from whatever thread runs it; only when the kernel takes no more is the connection's own
 //! task woken, to wait until it does.
 
+mod socket;
 mod state;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -20,8 +21,10 @@ use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 use waymeet_core::Message;
 
+use self::socket::write;
 use self::state::State;
-use super::segments::{Finished, MAX_SLICES, Segment, Segments};
+use super::segments::{Segment, SharedBytes};
+use crate::budget::Budget;
 use crate::buffers;
 use crate::metrics::{DropReason, Listener, Metrics};
 
@@ -39,6 +42,8 @@ pub(crate) struct Protocol {
 /// Blocks up to this size are copied into each outbox; larger ones are shared. A copy is cheaper than one
 /// more piece in a vectored write.
 const COPY_LIMIT_BYTES: usize = 4_096;
+/// An outbox with no more than this is never cut short of its limit, however little memory is left.
+const ALWAYS_BYTES: usize = 64 * 1_024;
 /// How much a connection that writes itself takes at a time.
 const TAKE_BYTES: usize = 64 * 1_024;
 /// How often one flush goes back for what came while it wrote. Beyond that the connection's own task goes
@@ -81,7 +86,7 @@ impl Offered {
 /// An encoded block for several subscribers.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) shared: Arc<SharedBytes>,
     pub(crate) messages: u64,
 }
 
@@ -90,6 +95,7 @@ pub(crate) struct WireOutbox {
     listener: Listener,
     protocol: &'static Protocol,
     limit_bytes: usize,
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     waker: AtomicWaker,
@@ -107,6 +113,7 @@ impl WireOutbox {
         listener: Listener,
         protocol: &'static Protocol,
         limit_bytes: usize,
+        budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let state = State { echo: true, ..State::default() };
@@ -115,6 +122,7 @@ impl WireOutbox {
             listener,
             protocol,
             limit_bytes,
+            budget,
             metrics,
             state: Mutex::new(state),
             waker: AtomicWaker::new(),
@@ -169,22 +177,26 @@ impl WireOutbox {
             let tail = state.tail_mut();
             let before = tail.len();
             (self.protocol.encode)(tail, prefix, message, headers);
-            state.bytes += state.tail.len() - before;
+            let added = state.tail.len() - before;
+            state.bytes += added;
+            state.own_bytes += added;
             state.tail_messages += 1;
         })
     }
 
     /// Queues a block that holds several messages, if `wanted` says so.
     pub(crate) fn offer_block(&self, wanted: impl FnOnce() -> bool, block: &Block) -> Option<Offered> {
-        self.queue(wanted, block.bytes.len(), block.messages, |state| {
-            if block.bytes.len() <= COPY_LIMIT_BYTES {
-                state.tail_mut().extend_from_slice(&block.bytes);
+        let len = block.shared.bytes.len();
+        self.queue(wanted, len, block.messages, |state| {
+            if len <= COPY_LIMIT_BYTES {
+                state.tail_mut().extend_from_slice(&block.shared.bytes);
                 state.tail_messages += block.messages;
+                state.own_bytes += len;
             } else {
                 state.close_tail();
-                state.segments.push(Segment::shared(block.bytes.clone(), block.messages));
+                state.segments.push(Segment::shared(block.shared.clone(), block.messages));
             }
-            state.bytes += block.bytes.len();
+            state.bytes += len;
         })
     }
 
@@ -211,6 +223,7 @@ impl WireOutbox {
             }
             state.tail_messages += messages;
             state.bytes += len;
+            state.own_bytes += len;
         })
     }
 
@@ -223,6 +236,8 @@ impl WireOutbox {
         }
         state.tail_mut().extend_from_slice(bytes);
         state.bytes += bytes.len();
+        state.own_bytes += bytes.len();
+        self.recount(&mut state);
         state.list()
     }
 
@@ -275,7 +290,8 @@ impl WireOutbox {
             }
             state = self.state.lock();
             state.flushing = false;
-            state.put_back(segments, written);
+            state.put_back(segments, written, finished.own_bytes);
+            self.recount(&mut state);
             match outcome {
                 // The session may have been closed by another thread while this one wrote.
                 Ok(()) if state.closed.is_none() => {}
@@ -311,7 +327,11 @@ impl WireOutbox {
             return None;
         }
         state.close_tail();
-        Some(state.segments.take_into(out, TAKE_BYTES))
+        let before = out.len();
+        let taken = state.segments.take_into(out, TAKE_BYTES);
+        state.own_bytes = state.own_bytes + (out.len() - before) - taken.own_bytes;
+        self.recount(&mut state);
+        Some(taken.messages)
     }
 
     /// Says how many of the bytes that [`WireOutbox::take`] moved into `block` were written; less than all
@@ -322,6 +342,8 @@ impl WireOutbox {
         self.metrics.delivered(self.listener, whole, written as u64);
         let mut state = self.state.lock();
         state.bytes = state.bytes.saturating_sub(block.len());
+        state.own_bytes = state.own_bytes.saturating_sub(block.len());
+        self.recount(&mut state);
         state.last_progress = Some(Instant::now());
         let reason = state.closed.unwrap_or(DropReason::SubscriberGone);
         self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
@@ -382,6 +404,7 @@ impl WireOutbox {
             return Some(Offered::REFUSED);
         }
         put(&mut state);
+        self.recount(&mut state);
         Some(Offered { taken: true, list: state.list(), pressed: state.is_pressed(self.limit_bytes) })
     }
 
@@ -390,12 +413,32 @@ impl WireOutbox {
             self.metrics.dropped(self.listener, DropReason::SubscriberGone, messages);
             return false;
         }
-        if state.bytes + len > self.limit_bytes {
-            self.metrics.dropped(self.listener, DropReason::SlowSubscriber, messages);
-            self.close_locked(state, DropReason::SlowSubscriber);
+        let waiting = state.bytes + len;
+        if waiting > self.limit_bytes.min(ALWAYS_BYTES)
+            && let Some(reason) = self.excess(waiting)
+        {
+            self.metrics.dropped(self.listener, reason, messages);
+            self.close_locked(state, reason);
             return false;
         }
         true
+    }
+
+    /// Why so many bytes may not wait here: they are more than one subscriber may let wait, or than there is memory for.
+    fn excess(&self, waiting: usize) -> Option<DropReason> {
+        if waiting > self.limit_bytes {
+            Some(DropReason::SlowSubscriber)
+        } else if waiting > ALWAYS_BYTES && waiting > self.budget.share() {
+            Some(DropReason::Overloaded)
+        } else {
+            None
+        }
+    }
+
+    /// Brings what is counted in the node's budget in line with what is held here.
+    #[inline]
+    fn recount(&self, state: &mut State) {
+        state.pages.cover(state.own_bytes, &self.budget);
     }
 
     fn close_locked(&self, state: &mut State, reason: DropReason) {
@@ -415,36 +458,17 @@ impl WireOutbox {
         state.close_tail();
         let (written, lost) = state.segments.discard(self.protocol.count);
         state.bytes = 0;
+        state.own_bytes = 0;
+        self.recount(state);
         self.metrics.delivered(self.listener, written, 0);
         self.metrics.dropped(self.listener, reason, lost);
     }
 }
 
-/// Writes until everything is written or the socket takes no more.
-fn write(socket: &OwnedWriteHalf, segments: &mut Segments) -> (io::Result<()>, Finished, usize) {
-    let mut total = 0;
-    let mut finished = Finished::default();
-    while !segments.is_empty() {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = segments.slices(&mut slices);
-        let outcome = if count == 1 {
-            socket.try_write(&slices[0])
-        } else {
-            socket.try_write_vectored(&slices[..count])
-        };
-        match outcome {
-            Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), finished, total),
-            Ok(written) => {
-                total += written;
-                let done = segments.advance(written);
-                finished.messages += done.messages;
-                finished.buffer = done.buffer.or(finished.buffer);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (Err(error), finished, total),
-        }
+impl Drop for WireOutbox {
+    fn drop(&mut self) {
+        self.state.get_mut().pages.cover(0, &self.budget);
     }
-    (Ok(()), finished, total)
 }
 
 #[cfg(test)]

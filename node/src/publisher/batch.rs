@@ -12,16 +12,19 @@ use waymeet_core::subject::LastSubject;
 use super::crossing::Crossing;
 use super::plan::{Class, Plan, Target};
 use super::{Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
+use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
 use crate::buffers;
 use crate::delivery::Delivery;
 use crate::exchange::Exchange;
 use crate::metrics::{BatchCounts, DropReason, Listener};
-use crate::outbox::{Block, Offered, Outbox, WireOutbox};
+use crate::outbox::{Block, Offered, Outbox, SharedBytes, WireOutbox};
 use crate::subscription::{Admission, Subscription};
 
 /// What a batch has done so far.
 pub(super) struct Batch {
     pub(super) exchange: Arc<Exchange>,
+    /// Counts what several subscribers share.
+    tally: Arc<Tally>,
     /// The blocks of the present run, one for each class of its plan.
     blocks: Vec<Vec<u8>>,
     /// Where prefixes are made that no plan holds.
@@ -41,6 +44,7 @@ struct Passing<'a> {
 impl Batch {
     pub(super) fn new(exchange: Arc<Exchange>, seed: u64) -> Self {
         Self {
+            tally: Tally::new(exchange.budget.clone()),
             exchange,
             blocks: Vec::new(),
             scratch: Vec::new(),
@@ -211,13 +215,17 @@ impl Batch {
                 self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.counts.encoded));
                 continue;
             }
-            let block = Block { bytes: Arc::new(bytes), messages: run.counts.encoded };
+            // A shorter one is copied into each outbox and is gone when this is over.
+            let held =
+                if bytes.len() > UNCOUNTED_BYTES { self.tally.hold(bytes.len()) } else { Held::NOTHING };
+            let shared = Arc::new(SharedBytes { bytes, _held: held });
+            let block = Block { shared, messages: run.counts.encoded };
             for member in &class.members {
                 let wanted = || member.admit_block(run.counts.encoded);
                 self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
             }
-            if let Ok(buffer) = Arc::try_unwrap(block.bytes) {
-                buffers::give_back(buffer);
+            if let Ok(shared) = Arc::try_unwrap(block.shared) {
+                buffers::give_back(shared.bytes);
             }
         }
     }
@@ -281,8 +289,8 @@ impl Batch {
                 return Some(offered.taken);
             }
             Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => return None,
-            Outbox::Mailbox(mailbox) => mailbox.offer(subscription.tag, message.copy()),
-            Outbox::Replies(replies) => replies.offer(message.message.subject, message.copy()),
+            Outbox::Mailbox(mailbox) => mailbox.offer(subscription.tag, message.copy(&self.tally)),
+            Outbox::Replies(replies) => replies.offer(message.message.subject, message.copy(&self.tally)),
         };
         self.count(taken, 1);
         Some(taken)
@@ -332,8 +340,8 @@ impl Batch {
 }
 
 impl Passing<'_> {
-    fn copy(&mut self) -> &Arc<Delivery> {
-        self.copy.get_or_insert_with(|| Arc::new(Delivery::new(&self.message)))
+    fn copy(&mut self, tally: &Arc<Tally>) -> &Arc<Delivery> {
+        self.copy.get_or_insert_with(|| Arc::new(Delivery::counted(&self.message, tally)))
     }
 }
 

@@ -132,8 +132,9 @@ mod tests {
         let exchange = Exchange::new(metrics.clone(), Limits::default());
         let limits = MailboxLimits { messages: 1, bytes: 1 };
         let subscribe = |session, filter, queue| {
-            let mailbox =
-                MailboxQueue::new(session, Listener::Embedded, CountedBy::Outbox, limits, metrics.clone());
+            let (listener, counted_by) = (Listener::Embedded, CountedBy::Outbox);
+            let budget = exchange.budget.clone();
+            let mailbox = MailboxQueue::new(session, listener, counted_by, limits, budget, metrics.clone());
             let filter = SubjectFilter::new(filter).unwrap();
             exchange.subscribe(&Arc::new(Subscription::new(filter, queue, Outbox::Mailbox(mailbox.into()))));
         };

@@ -16,7 +16,8 @@ const PUBLISHER: Origin = Origin { listener: Listener::Nats, session: 1, trusted
 fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
     let metrics = Arc::new(Metrics::new());
     let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
-    let wire = WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, metrics.clone());
+    let wire =
+        WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, exchange.budget.clone(), metrics.clone());
     let filter = SubjectFilter::new("a").unwrap();
     let subscription = Subscription::new(filter, None, Outbox::Wire(Arc::new(wire))).with_sid(b"1");
     let subscription = Arc::new(subscription);
@@ -39,7 +40,14 @@ fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
 fn one_plan_serves_subjects_that_differ_in_a_token_nobody_names() {
     let metrics = Arc::new(Metrics::new());
     let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
-    let wire = Arc::new(WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, metrics.clone()));
+    let wire = Arc::new(WireOutbox::new(
+        2,
+        Listener::Nats,
+        &PROTOCOL,
+        1 << 20,
+        exchange.budget.clone(),
+        metrics.clone(),
+    ));
     let filter = SubjectFilter::new("inbox.*").unwrap();
     let subscription = Arc::new(Subscription::new(filter, None, Outbox::Wire(wire.clone())).with_sid(b"7"));
     exchange.subscribe(&subscription);

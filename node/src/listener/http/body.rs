@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 
 use super::Connection;
 use super::events::EventStream;
+use crate::budget::{Arriving, Budget};
 use crate::delivery::Delivery;
 
 /// What every response carries. One type, so that nothing is boxed but a subscription.
@@ -114,22 +115,34 @@ pub(crate) enum BodyError {
     Timeout,
     #[error("the body broke off")]
     Broken,
+    #[error("there is no memory for this body now (limits.buffer_bytes)")]
+    Overloaded,
 }
 
 /// Reads a whole body of at most `limit` bytes. One that declares more is refused before any of it is read,
-/// so that a client that waits for `100 Continue` never sends it. A body in one piece is not copied.
-pub(crate) async fn read<B>(body: &mut B, limit: usize, timeout: Duration) -> Result<Bytes, BodyError>
+/// so that a client that waits for `100 Continue` never sends it. A body in one piece is not copied; a longer one has
+/// to find room in the budget.
+pub(crate) async fn read<B>(
+    body: &mut B,
+    limit: usize,
+    budget: &Arc<Budget>,
+    timeout: Duration,
+) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    match tokio::time::timeout(timeout, read_whole(body, limit)).await {
+    match tokio::time::timeout(timeout, read_whole(body, limit, budget)).await {
         Ok(result) => result,
         Err(_) => Err(BodyError::Timeout),
     }
 }
 
 /// As [`read`], for a caller that has a timer of its own.
-pub(super) async fn read_whole<B>(body: &mut B, limit: usize) -> Result<Bytes, BodyError>
+pub(super) async fn read_whole<B>(
+    body: &mut B,
+    limit: usize,
+    budget: &Arc<Budget>,
+) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -139,15 +152,16 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(BodyError::TooLarge { limit });
     }
-    collect(body, limit).await
+    collect(body, limit, budget).await
 }
 
-async fn collect<B>(body: &mut B, limit: usize) -> Result<Bytes, BodyError>
+async fn collect<B>(body: &mut B, limit: usize, budget: &Arc<Budget>) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
+    let mut room: Option<Arriving> = None;
     while let Some(frame) = body.frame().await {
         // Trailers are passed over: no header that crosses is defined for them.
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
@@ -161,8 +175,13 @@ where
         if whole.is_empty() {
             // The declared rest is reserved at most once, and never more than the limit.
             let rest = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
-            whole.reserve((first.len() + data.len() + rest).min(limit));
+            let expected = (first.len() + data.len() + rest).min(limit);
+            room = Some(budget.admit(expected).ok_or(BodyError::Overloaded)?);
+            whole.reserve(expected);
             whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        if room.as_mut().is_some_and(|room| !room.grow(whole.len() + data.len())) {
+            return Err(BodyError::Overloaded);
         }
         whole.extend_from_slice(&data);
     }
@@ -176,6 +195,9 @@ pub(super) fn discard<B>(mut body: B)
 where
     B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
 {
+    if body.is_end_stream() {
+        return;
+    }
     tokio::spawn(tokio::time::timeout(DISCARD_TIMEOUT, async move {
         let mut left = DISCARD_BYTES;
         while let Some(Ok(frame)) = body.frame().await {
@@ -190,6 +212,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use std::collections::VecDeque;
 
     /// A body in given pieces that declares no length, or one that never goes on.
@@ -212,7 +235,11 @@ mod tests {
 
     async fn read_pieces(pieces: &[&'static [u8]], limit: usize) -> Result<Bytes, BodyError> {
         let mut body = Pieces(pieces.iter().copied().collect(), false);
-        read(&mut body, limit, Duration::from_secs(60)).await
+        read(&mut body, limit, &budget(1 << 20), Duration::from_secs(60)).await
+    }
+
+    fn budget(limit_bytes: usize) -> Arc<Budget> {
+        Budget::new(limit_bytes, &Metrics::new())
     }
 
     #[tokio::test]
@@ -222,14 +249,25 @@ mod tests {
         assert_eq!(read_pieces(&[b"a", b"", b"b", b"c"], 3).await.unwrap(), "abc");
         assert_eq!(read_pieces(&[b"ab", b"cd"], 3).await, Err(BodyError::TooLarge { limit: 3 }));
         assert_eq!(
-            read(&mut Body::full("abcd"), 3, Duration::MAX).await,
+            read(&mut Body::full("abcd"), 3, &budget(0), Duration::MAX).await,
             Err(BodyError::TooLarge { limit: 3 })
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_needs_room() {
+        let pieces = || Pieces([b"abcd" as &[u8], b"efgh", b"ijkl"].into(), false);
+        let budget = budget(4 * 10);
+        let read = async |budget: &Arc<Budget>| read(&mut pieces(), 100, budget, Duration::MAX).await;
+        assert_eq!(read(&budget).await, Err(BodyError::Overloaded));
+        assert_eq!(budget.arriving(), 0);
+        let one = Pieces([b"abcdefghijkl" as &[u8]].into(), false);
+        assert!(super::read(&mut { one }, 100, &budget, Duration::MAX).await.is_ok(), "it is here already");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_given_up() {
         let mut body = Pieces([b"a" as &[u8]].into(), true);
-        assert_eq!(read(&mut body, 3, Duration::from_secs(1)).await, Err(BodyError::Timeout));
+        assert_eq!(read(&mut body, 3, &budget(0), Duration::from_secs(1)).await, Err(BodyError::Timeout));
     }
 }

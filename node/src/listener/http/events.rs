@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use super::accept::Framing;
 use crate::auth::Connected;
 use crate::handle::Mailbox;
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, SessionGuard};
 use crate::outbox::Item;
 
 /// Messages that wait are put together into pieces of about this many bytes.
@@ -70,6 +70,8 @@ pub(super) struct EventStream<S = Mailbox> {
     ended: bool,
     /// One of its user's sessions.
     _connected: Option<Connected>,
+    /// One of the node's streams.
+    _counted: Option<SessionGuard>,
 }
 
 struct KeepAlive {
@@ -87,12 +89,21 @@ impl<S: Source> EventStream<S> {
             last_sent: Instant::now(),
         });
         let following = (framing == Framing::Events).then_some(Bytes::from_static(BEGINNING));
-        Self { source, framing, next_id: 1, following, keep_alive, ended: false, _connected: None }
+        Self {
+            source,
+            framing,
+            next_id: 1,
+            following,
+            keep_alive,
+            ended: false,
+            _connected: None,
+            _counted: None,
+        }
     }
 
-    /// Counts as one of a user's sessions.
-    pub(super) fn counting(self, connected: Option<Connected>) -> Self {
-        Self { _connected: connected, ..self }
+    /// Counts as one of the node's streams, and as one of a user's sessions.
+    pub(super) fn counting(self, counted: SessionGuard, connected: Option<Connected>) -> Self {
+        Self { _counted: Some(counted), _connected: connected, ..self }
     }
 
     /// The comment that begins the stream, when it has one and it was not handed out yet.

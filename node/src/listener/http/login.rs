@@ -74,7 +74,7 @@ impl Connection {
     /// Logs a web browser in.
     pub(super) async fn login(&self, head: &Parts, body: &mut Incoming) -> Result<Response<Body>, Problem> {
         let limits = &self.service.limits.http;
-        let fields = read_body(body, MAX_LOGIN_BYTES, limits.body_read_timeout).await;
+        let fields = read_body(body, MAX_LOGIN_BYTES, self.service.budget(), limits.body_read_timeout).await;
         let fields =
             fields.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()))?;
         let fields = Fields::parse(&fields, &head.headers)?;
@@ -150,7 +150,9 @@ pub(super) fn login_page(status: StatusCode, notice: &str) -> Response<Body> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(LOGIN_POLICY));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    // Under `no-referrer` a browser would call the origin of the form `null` (Fetch, section 3.2, "append a request
+    // `Origin` header"), and the guard would take the login for a stranger's.
+    headers.insert("referrer-policy", HeaderValue::from_static("same-origin"));
     response
 }
 

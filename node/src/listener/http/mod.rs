@@ -37,6 +37,7 @@ pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
 
 use super::accept as accept_connections;
 use super::nats::Proof;
+use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
@@ -194,6 +195,10 @@ impl Connection {
 }
 
 impl Service {
+    fn budget(&self) -> &Arc<Budget> {
+        &self.node.shared.exchange.budget
+    }
+
     /// Takes over what a reload changes, until the node is gone.
     async fn follow_reloads(self: Arc<Self>) {
         let mut reloads = self.node.shared.auth.reloads();

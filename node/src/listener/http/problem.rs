@@ -63,6 +63,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the node is shutting down")
     }
 
+    /// 503, for what a limit of the node leaves no room for now.
+    pub(super) fn overloaded(detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        Self { retry_after: Some(1), ..problem }
+    }
+
     pub(super) fn no_permission() -> Self {
         Self::new(StatusCode::FORBIDDEN, "no_permission", "this client may not use that subject")
     }
@@ -183,10 +189,7 @@ impl From<RequestError> for Problem {
             RequestError::Timeout => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "no answer came within the time-out")
             }
-            RequestError::Overloaded => {
-                let detail = "too many requests are waiting for their reply";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
-            }
+            RequestError::Overloaded => Self::overloaded("too many requests are waiting for their reply"),
             RequestError::Publish(error) => error.into(),
         }
     }

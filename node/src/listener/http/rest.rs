@@ -20,7 +20,7 @@ use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
 use crate::handle::{NodeHandle, PendingReply, RequestError};
-use crate::metrics::{DropReason, Listener};
+use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::CountedBy;
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
@@ -126,11 +126,13 @@ impl Service {
         } else {
             let connected =
                 node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
+            let counted = self.count_stream()?;
             let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
             for filter in filters {
                 mailbox.subscribe(filter.as_filter(), queue, TAG)?;
             }
-            let stream = Box::new(EventStream::new(mailbox, framing, self.keep_alive).counting(connected));
+            let stream =
+                Box::new(EventStream::new(mailbox, framing, self.keep_alive).counting(counted, connected));
             if head.version == Version::HTTP_11 {
                 Body::HandOver { stream: Some(stream), connection: connection.clone() }
             } else {
@@ -146,6 +148,18 @@ impl Service {
         // `Last-Event-ID` is accepted and means nothing yet: ids count the events of one connection.
         headers.insert("waymeet-event-ids", HeaderValue::from_static("connection"));
         Ok(response)
+    }
+
+    /// One of the node's streams of events.
+    fn count_stream(&self) -> Result<SessionGuard, Problem> {
+        let metrics = self.node.metrics();
+        if metrics.event_streams() >= self.limits.http.max_event_streams as u64 {
+            metrics.refused_connection("http.max_event_streams");
+            return Err(Problem::overloaded(
+                "there are as many event streams as limits.http.max_event_streams",
+            ));
+        }
+        Ok(metrics.event_stream())
     }
 
     /// A target that is no resource. Only those that would have carried a message are counted as rejected.
@@ -164,9 +178,9 @@ impl Service {
     ) -> Result<Bytes, Problem> {
         let limit = self.limits.max_payload_bytes;
         let read = if head.version == Version::HTTP_2 {
-            read_body(body, limit, self.limits.http.body_read_timeout).await
+            read_body(body, limit, self.budget(), self.limits.http.body_read_timeout).await
         } else {
-            let whole = connection.pulse.wait_for_body(read_whole(body, limit)).await;
+            let whole = connection.pulse.wait_for_body(read_whole(body, limit, self.budget())).await;
             whole.unwrap_or(Err(BodyError::Timeout))
         };
         match read {
@@ -180,6 +194,7 @@ impl Service {
                         DropReason::Invalid,
                         Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", error.to_string()),
                     ),
+                    BodyError::Overloaded => (DropReason::Overloaded, Problem::overloaded(error.to_string())),
                     BodyError::Broken => (
                         DropReason::Invalid,
                         Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()),

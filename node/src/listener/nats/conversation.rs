@@ -18,6 +18,7 @@ use waymeet_core::permissions::Access;
 use waymeet_core::{Filter, Headers, Message, Subject};
 
 use super::login::{Entrance, Proof};
+use crate::budget::Budget;
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
@@ -72,6 +73,7 @@ impl Conversation {
             listener,
             &PROTOCOL,
             limits.outbox_bytes,
+            shared.exchange.budget.clone(),
             shared.metrics.clone(),
         ));
         // A session that begins while the node drains must know of it too.
@@ -110,6 +112,20 @@ impl Conversation {
 
     pub(super) fn outbox(&self) -> &Arc<WireOutbox> {
         &self.client.outbox
+    }
+
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.client.node.shared.exchange.budget
+    }
+
+    /// Tells the client that there is no memory for its message, which is counted; the session ends behind it, because
+    /// what follows cannot be told from the payload.
+    pub(super) fn refuse_for_memory(&mut self) {
+        let mut words = Vec::new();
+        encode::error(&mut words, "Server Overloaded");
+        self.client.outbox.send(&words);
+        let listener = self.client.origin.listener;
+        self.client.node.metrics().rejected(listener, DropReason::Overloaded);
     }
 
     /// Carries out what the bytes hold, as one batch. In the second place stands a subscriber that the

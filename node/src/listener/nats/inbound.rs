@@ -14,6 +14,7 @@ use tokio_util::io::poll_read_buf;
 use waymeet_core::nats::Closed;
 
 use super::conversation::Conversation;
+use crate::budget::{Arriving, UNCOUNTED_BYTES};
 use crate::buffers;
 use crate::metrics::DropReason;
 use crate::publisher::Pressed;
@@ -30,6 +31,8 @@ pub(super) enum End {
     Session(#[from] Closed),
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
+    #[error("there is no memory for what the client sends: limits.buffer_bytes")]
+    Overloaded,
     #[error("the client took nothing for the write deadline")]
     WriteDeadline,
     #[error("the session was closed: {}", .0.as_str())]
@@ -42,6 +45,7 @@ impl End {
         match self {
             Self::WriteDeadline => DropReason::SlowSubscriber,
             Self::Closed(reason) => *reason,
+            Self::Overloaded => DropReason::Overloaded,
             Self::Left | Self::Broken(_) | Self::Session(_) | Self::Handshake(_) => {
                 DropReason::SubscriberGone
             }
@@ -56,6 +60,8 @@ pub(super) struct Inbound {
     left_over: Vec<u8>,
     /// How long the next operation is at least.
     needed: usize,
+    /// Its room in the node's memory budget.
+    arriving: Option<Arriving>,
 }
 
 /// What a batch leaves to be done before the next one is read.
@@ -136,12 +142,29 @@ impl Inbound {
         let (result, pressed) = conversation.receive(input);
         let progress = result?;
         self.needed = progress.needed;
-        self.keep(&input[progress.consumed..]);
+        let rest = &input[progress.consumed..];
+        self.take_room(rest.len(), conversation)?;
+        self.keep(rest);
         Ok(match pressed {
             Some(subscriber) => After::SlowDown(subscriber),
             None if more => After::Yield,
             None => After::ReadOn,
         })
+    }
+
+    /// Takes room for an operation of which a part has come. Costs a comparison where there is none, or little.
+    fn take_room(&mut self, kept: usize, conversation: &mut Conversation) -> Result<(), End> {
+        self.arriving = None;
+        // A long one is read to its end without another look.
+        let size = if self.needed > buffers::READ_BYTES { self.needed } else { kept };
+        if size > UNCOUNTED_BYTES {
+            self.arriving = conversation.budget().admit(size);
+            if self.arriving.is_none() {
+                conversation.refuse_for_memory();
+                return Err(End::Overloaded);
+            }
+        }
+        Ok(())
     }
 
     fn keep(&mut self, rest: &[u8]) {

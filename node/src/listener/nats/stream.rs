@@ -69,7 +69,7 @@ pub(super) async fn serve_conversation<S>(
         ping_interval: limits.ping_interval,
     };
     let end = connection.run().await;
-    if let End::WriteDeadline | End::Closed(_) = end {
+    if let End::WriteDeadline | End::Closed(_) | End::Overloaded = end {
         ending(&mut connection.stream, end.reason());
     }
     connection.finish(&end).await;
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Self { conversation, stream, outbound, .. } = self;
         let limit = match end {
             End::Session(_) => outbound.write_deadline,
-            End::WriteDeadline | End::Closed(_) => FAREWELL_LIMIT,
+            End::WriteDeadline | End::Closed(_) | End::Overloaded => FAREWELL_LIMIT,
             End::Left | End::Broken(_) | End::Handshake(_) => Duration::ZERO,
         };
         if !limit.is_zero() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::super::segments::{Segment, Segments};
+use crate::budget::Pages;
 use crate::buffers;
 use crate::metrics::DropReason;
 
@@ -25,6 +26,10 @@ pub(super) struct State {
     pub(super) tail_messages: u64,
     /// All bytes that wait, those in a running flush included.
     pub(super) bytes: usize,
+    /// How many of them are this outbox's alone, those of a running flush and of a taken block included.
+    pub(super) own_bytes: usize,
+    /// What is counted of them in the node's budget.
+    pub(super) pages: Pages,
     pub(super) headers: bool,
     pub(super) echo: bool,
     /// On some publisher's flush list.
@@ -75,8 +80,9 @@ impl State {
     }
 
     /// Puts what a flush could not write before what came meanwhile.
-    pub(super) fn put_back(&mut self, mut unwritten: Segments, written: usize) {
+    pub(super) fn put_back(&mut self, mut unwritten: Segments, written: usize, own_bytes: usize) {
         self.bytes -= written;
+        self.own_bytes -= own_bytes;
         if written > 0 {
             self.last_progress = Some(Instant::now());
         }

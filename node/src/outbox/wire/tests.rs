@@ -5,6 +5,7 @@ use std::sync::Arc;
 use waymeet_core::{Message, Subject};
 
 use super::*;
+use crate::budget::Held;
 
 /// A message is its payload; every byte written is a message.
 static PLAIN: Protocol = Protocol {
@@ -17,7 +18,8 @@ const LIMIT_BYTES: usize = 8;
 
 fn outbox() -> (WireOutbox, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    (WireOutbox::new(1, Listener::WebSocket, &PLAIN, LIMIT_BYTES, metrics.clone()), metrics)
+    let budget = Budget::new(64 << 20, &metrics);
+    (WireOutbox::new(1, Listener::WebSocket, &PLAIN, LIMIT_BYTES, budget, metrics.clone()), metrics)
 }
 
 fn offer(outbox: &WireOutbox) -> Offered {
@@ -35,7 +37,8 @@ fn whether_a_message_is_wanted_is_asked_under_the_lock() {
         false
     };
     let message = Message::new(Subject::new("a").unwrap(), b"x");
-    let block = Block { bytes: Arc::new(b"x".to_vec()), messages: 1 };
+    let shared = SharedBytes { bytes: b"x".to_vec(), _held: Held::NOTHING };
+    let block = Block { shared: Arc::new(shared), messages: 1 };
     assert_eq!(outbox.offer(&mut refuse, b"", &message), None);
     assert_eq!(outbox.offer_block(&mut refuse, &block), None);
     assert_eq!(outbox.offer_own(&mut refuse, b"x".to_vec(), 1), None);

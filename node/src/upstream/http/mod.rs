@@ -152,7 +152,8 @@ impl Shared {
             self.client.request(request).await.map_err(|error| Reply::unreachable(base, &error))?;
         let (head, mut body) = response.into_parts();
         // The time-out of the whole call bounds this as well.
-        let payload = read_body(&mut body, self.max_payload, Duration::MAX)
+        let budget = &self.node.shared.exchange.budget;
+        let payload = read_body(&mut body, self.max_payload, budget, Duration::MAX)
             .await
             .map_err(|error| Reply::bad_gateway(base, &error.to_string()))?;
         Ok(Reply::from_response(&head, payload))
