@@ -14,6 +14,8 @@ from member import Member
 from views import RECORD_LABEL, interest_digest
 
 CHUNK = 64 * 1024
+# Milliseconds since 1970, some thousand years from now.
+LATER = 2**45
 
 
 class Attacks:
@@ -48,7 +50,8 @@ class Attacks:
     async def op_forge(self, id, victim=None):
         """Speaks of another node, under this member's own signature."""
         peer = self.member.neighbour if victim else create_peer()[1]
-        self._send_state(peer, self.member.key, ["forged.>"])
+        # Of a later life than the victim's, because what is older is passed over before its signature is looked at.
+        self._send_state(peer, self.member.key, ["forged.>"], epoch=LATER)
         await self.ended.wait()
         return {"why": self.why}
 
@@ -85,9 +88,9 @@ class Attacks:
         """Reads nothing more."""
         self.stall = trio.Event()
 
-    def _send_state(self, peer, key, filters):
+    def _send_state(self, peer, key, filters, epoch=1):
         interest = {(one, ""): 0 for one in filters}
-        record = link.Record(peer=peer, epoch=1, sequence=1, interest_version=1, name="invented")
+        record = link.Record(peer=peer, epoch=epoch, sequence=1, interest_version=1, name="invented")
         record.interest_digest = interest_digest(interest)
         frame = link.Frame()
         frame.state.record = record.SerializeToString()
