@@ -21,6 +21,9 @@ mod stats;
 mod svg;
 mod tables;
 
+pub use charts::curves;
+pub use growth::{Chart, Series};
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 

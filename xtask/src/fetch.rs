@@ -45,8 +45,9 @@ pub fn libcoap_headers() -> Result<()> {
 /// Fetches whatever is not there yet. Without a network a warm folder is enough.
 pub fn clients() -> Result<Clients> {
     fs::create_dir_all(folder())?;
-    let missing = programs()?;
-    let python = python()?;
+    let mut missing = programs()?;
+    let python = python("venv", &shell::root().join("interop").join("requirements.txt"))?;
+    missing.extend(py_libp2p().map(|reason| ("py-libp2p", reason)));
     javascript()?;
     async_nats()?;
     Ok(Clients { python, missing })
@@ -76,17 +77,28 @@ impl Stamp {
     }
 }
 
-fn python() -> Result<PathBuf> {
-    let venv = folder().join("venv");
+/// A virtual environment with what a file requires; its Python.
+fn python(name: &str, requirements: &Path) -> Result<PathBuf> {
+    let venv = folder().join(name);
     let python = venv.join("bin").join("python");
-    let requirements = shell::root().join("interop").join("requirements.txt");
-    let stamp = Stamp::new("venv", &[&requirements])?;
+    let stamp = Stamp::new(name, &[requirements])?;
     if !(stamp.is_fresh() && python.is_file()) {
         shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        shell::run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(&requirements))?;
+        shell::run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(requirements))?;
         stamp.write()?;
     }
     Ok(python)
+}
+
+/// The link client in Python, which brings sixty packages, one of them compiled here with GMP's headers. Why it is not to
+/// be had, if so: everything else is tested without it.
+fn py_libp2p() -> Option<String> {
+    let requirements = shell::root().join("interop").join("link").join("requirements.txt");
+    let made = python("venv-link", &requirements).or_else(|_| {
+        debian::install(&["libgmp-dev"])?;
+        python("venv-link", &requirements)
+    });
+    made.err().map(|error| format!("it cannot be installed: {error:#}"))
 }
 
 fn javascript() -> Result<()> {

@@ -30,8 +30,9 @@ usage: cargo xtask COMMAND
                              a node and its peers side by side; writes target/bench/results.json
         --growth             the curves: subscriptions, connections, payloads
         --write, --redraw    write tables and charts into docs/, after measuring or without
-  sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…]]
-                             the mesh in virtual time: random troubles against a model, or figures at scale
+  sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…] | --curves]
+                             the mesh in virtual time: random troubles against a model, figures at scale, or
+                             the curves of docs/scale.md from its table
   load [--parts NAME,…] [--nats N] [--sse N] [--observers N]
                              very many sessions, and subscribers that stop reading, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,

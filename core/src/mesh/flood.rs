@@ -9,7 +9,7 @@
 
 use std::time::Instant;
 
-use super::interest::{Differences, changed, digest, digest_of, is_within_bounds};
+use super::interest::{Differences, changed, cost, digest, digest_of, is_within_bounds};
 use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES};
 use super::local::{Changes, SELF};
 use super::nodes::Node;
@@ -172,8 +172,7 @@ impl<I: Identity> Mesh<I> {
                 if !is_within_bounds(&entries) {
                     return Err(CloseReason::Forged("the interest of one node is too large"));
                 }
-                let bytes =
-                    entries.keys().map(|(filter, queue)| filter.as_str().len() + queue.map_or(0, str::len));
+                let bytes = entries.keys().map(|&(filter, queue)| cost(filter, queue));
                 let after = self.interest_bytes - node.interest.bytes + bytes.sum::<usize>();
                 if after > self.limits.total_interest_bytes {
                     self.counters.nodes_refused += 1;

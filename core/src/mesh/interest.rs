@@ -29,9 +29,14 @@ impl Key {
         EntryRef { filter: self.filter.as_filter(), queue: self.queue.as_deref(), members }
     }
 
-    /// The bytes that count towards the bounds.
+    /// The bytes that count towards the bounds of what one node announces.
     pub(super) fn len(&self) -> usize {
         self.filter.as_str().len() + self.queue.as_deref().map_or(0, str::len)
+    }
+
+    /// What holding it costs.
+    fn cost(&self) -> usize {
+        cost(self.filter.as_filter(), self.queue.as_deref())
     }
 }
 
@@ -39,6 +44,7 @@ impl Key {
 #[derive(Default)]
 pub(super) struct NodeInterest {
     pub(super) version: u64,
+    /// The [`cost`] of all entries.
     pub(super) bytes: usize,
     entries: BTreeMap<Key, Held>,
 }
@@ -57,6 +63,20 @@ impl NodeInterest {
     pub(super) fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
         self.entries.iter().map(|(key, held)| key.entry(held.members))
     }
+}
+
+/// What an entry takes up beside its text: its place in the node's list and in the trie.
+const ENTRY_COST: usize = 320;
+/// What each token of its filter takes up in the trie.
+const TOKEN_COST: usize = 128;
+/// How often its text is held, at most.
+const COPIES: usize = 3;
+
+/// What holding an entry costs, in bytes, at most (core/tests/mesh_memory.rs measures it). The bound on all interest
+/// together counts this and not the texts alone: a member that invents nodes chooses short filters, or many tokens.
+pub(super) fn cost(filter: Filter<'_>, queue: Option<&str>) -> usize {
+    let text = filter.as_str().len() + queue.map_or(0, str::len);
+    ENTRY_COST + TOKEN_COST * filter.tokens().count() + COPIES * text
 }
 
 /// Filter and group to members: an interest that is not stored yet. Ordered as the digest wants it.
@@ -190,12 +210,12 @@ impl Table {
     pub(super) fn apply(&mut self, slot: Slot, interest: &mut NodeInterest, differences: Differences) {
         for (key, members) in differences.0 {
             if let Some(held) = interest.entries.remove(&key) {
-                interest.bytes -= key.len();
+                interest.bytes -= key.cost();
                 self.remove(&key, held.subscription);
             }
             if let Some(members) = members {
                 let subscription = self.insert(slot, &key, members);
-                interest.bytes += key.len();
+                interest.bytes += key.cost();
                 interest.entries.insert(key, Held { members, subscription });
             }
         }

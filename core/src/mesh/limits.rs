@@ -83,7 +83,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// How many nodes are known at most.
     pub max_nodes: usize,
-    /// How many bytes of announced interest are held for all nodes together.
+    /// How many bytes the announced interest of all nodes together may take up, with what holding it costs.
     pub total_interest_bytes: usize,
     /// A link whose secret is not proved by then ends.
     pub handshake_timeout: Duration,

@@ -3,6 +3,7 @@
 //! Owns the command and the loop over seeds. What a mesh is lies in core, the network that it runs on in
 //! core's tests. It must not know what must hold; that is the scenario's.
 
+mod curves;
 mod model;
 mod scale;
 mod scenario;
@@ -20,6 +21,8 @@ pub enum Options {
     Seeds { first: u64, count: u64, most: usize },
     /// Figures at these numbers of nodes.
     Scale { nodes: Vec<usize> },
+    /// The curves of docs/scale.md, drawn anew.
+    Curves,
 }
 
 impl Options {
@@ -33,6 +36,7 @@ impl Options {
                 Self::Seeds { first: 1, count: number(count)?, most: number(nodes)? as usize }
             }
             ["--seed", seed] => Self::Seeds { first: number(seed)?, count: 1, most: usize::MAX },
+            ["--curves"] => Self::Curves,
             ["--scale"] => Self::Scale { nodes: vec![100, 300, 1_000] },
             ["--scale", list] => {
                 let nodes = list.split(',').map(|text| number(text).map(|nodes| nodes as usize));
@@ -51,6 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     match options {
         Options::Seeds { first, count, most } => seeds(*first..first + count, *most),
         Options::Scale { nodes } => scale::run(nodes),
+        Options::Curves => curves::draw(),
     }
 }
 
