@@ -179,12 +179,12 @@ fn a_block_of_messages_takes_the_way_of_single_ones() {
     let subject = waymeet_core::Subject::new("t.x").unwrap();
     let route = network.mesh(0).route(subject);
     assert!(route.is_fixed() && route.is_current() && route.links() == 1);
-    let mut block = Vec::new();
+    let mut block = waymeet_core::mesh::Block::default();
     for number in 0..50 {
         let payload = format!("{number:0100}");
         route.encode(&waymeet_core::Message::new(subject, payload.as_bytes()), &mut block);
     }
-    let published = network.mesh(0).send_block(&route, &block, 50);
+    let published = network.mesh(0).send_block(&route, block).0;
     assert_eq!((published.links, published.dropped), (50, 0));
     network.settle(0);
     network.run_for(QUIET);

@@ -13,6 +13,7 @@ mod contestants;
 mod docs;
 mod growth;
 mod install;
+mod linked;
 mod measure;
 mod results;
 mod rows;
@@ -191,7 +192,7 @@ impl Field {
     }
 
     fn versions(&self) -> impl Iterator<Item = (String, String)> {
-        self.servers.iter().map(|server| (server.contestant.name().to_owned(), server.version.clone()))
+        self.servers.iter().map(|server| (server.contestant.program().to_owned(), server.version.clone()))
     }
 
     /// The server; `None` when this machine cannot have it.

@@ -10,6 +10,7 @@ use super::set::Slot;
 use super::wire::{MessageFrame, is_reserved};
 use super::{Delivery, Identity, LinkId, Mesh, Scope, Tag, Upstream};
 use crate::message::Message;
+use crate::router::{Generation, Generations};
 use crate::subject::Subject;
 
 /// What a message asks of this node.
@@ -22,6 +23,21 @@ struct Duty<'a> {
     addressed: bool,
 }
 
+/// Where a message that came in goes on to, and whether clients here want it. Kept for the next one, because most
+/// messages follow one of the same origin on the same subject.
+#[derive(Default)]
+pub(super) struct Way {
+    tag: Tag,
+    origin: Slot,
+    subject: String,
+    class: u8,
+    /// Interest and graph as they were; `None` before the first message.
+    generation: Option<Generation>,
+    /// Neighbours below whom it is wanted.
+    children: Vec<Slot>,
+    plain: bool,
+}
+
 impl<I: Identity> Mesh<I> {
     pub(super) fn take_message(
         &mut self,
@@ -32,7 +48,7 @@ impl<I: Identity> Mesh<I> {
     ) {
         let Some(link) = self.links.get(&from) else { return };
         let tag = frame.origin.unwrap_or(link.tag);
-        let Some(origin) = self.nodes.by_tag(tag).filter(|slot| *slot != SELF) else {
+        let Some(origin) = self.origin(tag).filter(|slot| *slot != SELF) else {
             self.counters.unknown_origin += 1;
             return;
         };
@@ -68,6 +84,37 @@ impl<I: Identity> Mesh<I> {
         }
     }
 
+    /// The node with that tag.
+    fn origin(&self, tag: Tag) -> Option<Slot> {
+        let is_last =
+            tag == self.way.tag && self.nodes.get(self.way.origin).is_some_and(|node| node.tag == tag);
+        if is_last { Some(self.way.origin) } else { self.nodes.by_tag(tag) }
+    }
+
+    /// Finds the way of a message for which no node is named.
+    fn find_way(&mut self, origin: Slot, subject: Subject<'_>) {
+        let way = &self.way;
+        let is_same = way.origin == origin
+            && way.subject == subject.as_str()
+            && way.generation == Some(self.table.generations().of(way.class))
+            && self.nodes.get(origin).is_some_and(|node| node.tag == way.tag);
+        if is_same {
+            return;
+        }
+        let class = Generations::class(subject.as_str().as_bytes());
+        let generation = self.table.generations().of(class);
+        let (tree, receivers) = (self.tree_of(origin), self.receivers(subject));
+        let way = &mut self.way;
+        (way.origin, way.class, way.generation) = (origin, class, Some(generation));
+        way.tag = self.nodes.get(origin).map_or(Tag(0), |node| node.tag);
+        way.subject.clear();
+        way.subject.push_str(subject.as_str());
+        way.plain = receivers.plain.contains(SELF);
+        way.children.clear();
+        let wanted = tree.branches.iter().filter(|branch| branch.below.intersects(&receivers.plain));
+        way.children.extend(wanted.map(|branch| branch.child));
+    }
+
     fn duty<'a>(
         &mut self,
         from: LinkId,
@@ -78,6 +125,14 @@ impl<I: Identity> Mesh<I> {
         let own = self.own_tag();
         if frame.target == Some(own) {
             return Duty { scope: Some(Scope::Node), links: Vec::new(), addressed: true };
+        }
+        if frame.target.is_none() && frame.assignments.is_empty() {
+            self.find_way(origin, frame.message.subject);
+            let children = self.way.children.iter().filter_map(|child| self.link_to(*child));
+            let links = children.filter(|link| *link != from).collect();
+            let plain = self.way.plain;
+            let scope = plain.then_some(Scope::Chosen { plain, groups: &[] });
+            return Duty { scope, links, addressed: false };
         }
         let tree = self.tree_of(origin);
         if let Some(target) = frame.target {

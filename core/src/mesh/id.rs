@@ -51,7 +51,7 @@ impl fmt::Debug for PeerId {
 /// One life of a node, from its start to its end, in eight bytes: the first of SHA-256 over its peer id and
 /// its epoch (docs/link-protocol.md, "Names"). A node that starts again has another tag, so nothing that was
 /// meant for its former life reaches the new one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(pub u64);
 
 impl Tag {

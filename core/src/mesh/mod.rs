@@ -42,6 +42,7 @@
 //! [`Mesh::publish_to`]. After any of these, or once per batch: [`Mesh::handle_timeout`] if
 //! [`Mesh::poll_timeout`] is due, write [`Mesh::outgoing`] to the links and clear it, and take the events.
 
+mod block;
 mod drive;
 mod event;
 mod flood;
@@ -69,6 +70,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use block::Block;
 pub use event::{CloseReason, Delivery, Event, GoAwayCode, Scope, Upstream};
 pub use id::{Identity, LinkId, MAX_PEER_ID_LEN, PeerId, PeerIdError, SIGNATURE_LEN, Tag};
 pub use limits::Limits;
@@ -78,6 +80,7 @@ pub use publish::{Published, Unreachable, split_peer_subject};
 pub use route::{Route, Sequence};
 pub use status::{Backlog, LinkStatus, MeshCounters, NodeStatus, WantedLinks};
 
+use self::forward::Way;
 use self::interest::{Receivers, Table};
 use self::limits::{CACHED_SUBJECTS, MAX_EVENTS};
 use self::link::{Admitted, Link};
@@ -133,6 +136,8 @@ pub struct Mesh<I> {
     /// Of other origins, made when a message of theirs comes by.
     trees: HashMap<Slot, Arc<Tree>>,
     cache: HashMap<Box<str>, Cached>,
+    /// Of the message that came in last.
+    way: Way,
     sequence: Sequence,
     refusals: Refusals,
     out: Outgoing,
@@ -192,6 +197,7 @@ impl<I: Identity> Mesh<I> {
             own_tree,
             trees: HashMap::new(),
             cache: HashMap::new(),
+            way: Way::default(),
             sequence: Sequence::default(),
             refusals: Refusals::default(),
             out: Outgoing::default(),
@@ -213,6 +219,12 @@ impl<I: Identity> Mesh<I> {
     #[must_use]
     pub fn outgoing(&self) -> &Outgoing {
         &self.out
+    }
+
+    /// All frames, when one link alone takes them; the buffer may be exchanged for an empty one. Then
+    /// [`Mesh::clear_outgoing`].
+    pub fn outgoing_of_one(&mut self) -> Option<(LinkId, &mut Vec<u8>)> {
+        self.out.of_one()
     }
 
     /// Forgets the frames, once they were written.

@@ -51,6 +51,30 @@ impl Outgoing {
         start..self.bytes.len()
     }
 
+    /// The same for bytes that are there already. Their memory is taken over where that saves copying them; what was
+    /// here is given for it.
+    pub(super) fn take_over(&mut self, bytes: &mut Vec<u8>) -> Range<usize> {
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, bytes);
+            return 0..self.bytes.len();
+        }
+        let range = self.write(|out| out.extend_from_slice(bytes));
+        bytes.clear();
+        range
+    }
+
+    pub(super) fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        &mut self.bytes[range]
+    }
+
+    /// All bytes, when one link takes all of them.
+    pub(super) fn of_one(&mut self) -> Option<(LinkId, &mut Vec<u8>)> {
+        match &self.sends[..] {
+            [(link, range)] if *range == (0..self.bytes.len()) => Some((*link, &mut self.bytes)),
+            _ => None,
+        }
+    }
+
     /// Has `link` take the bytes.
     pub(super) fn send(&mut self, link: LinkId, range: Range<usize>) {
         match self.sends.last_mut() {

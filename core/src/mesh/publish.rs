@@ -10,7 +10,7 @@ use super::local::SELF;
 use super::route::Route;
 use super::tree::UNREACHED;
 use super::wire::{Head, is_reserved};
-use super::{Identity, LinkId, Mesh};
+use super::{Block, Identity, LinkId, Mesh};
 use crate::message::Message;
 use crate::router::Generations;
 use crate::subject::Subject;
@@ -106,23 +106,23 @@ impl<I: Identity> Mesh<I> {
         Ok(self.send_to(std::iter::once(link), range, asked))
     }
 
-    /// Sends a run of `messages` messages that [`Route::encode`] wrote into `block`, one after the other.
-    pub fn send_block(&mut self, route: &Route, block: &[u8], messages: u32) -> Published {
-        let mut published = Published::default();
-        if route.links.is_empty() || block.is_empty() {
-            return published;
+    /// Sends a run of messages that [`Route::encode`] wrote into `block`, one after the other, and gives a buffer for
+    /// the next one.
+    pub fn send_block(&mut self, route: &Route, block: Block) -> (Published, Vec<u8>) {
+        let (mut published, messages) = (Published::default(), block.messages());
+        let mut bytes = block.into_buffer();
+        if route.links.is_empty() || messages == 0 {
+            bytes.clear();
+            return (published, bytes);
         }
-        let sequence = &self.sequence;
-        let range = self.out.write(|out| {
-            let start = out.len();
-            out.extend_from_slice(block);
-            super::wire::number(&mut out[start..], || sequence.next());
-        });
+        let range = self.out.take_over(&mut bytes);
+        let first = self.sequence.take(u64::from(messages));
+        super::wire::number(self.out.bytes_mut(range.clone()), first);
         for &id in &route.links {
             let covered =
-                self.links.get_mut(&id).filter(|link| link.is_up() && block.len() <= link.peer_max_frame);
+                self.links.get_mut(&id).filter(|link| link.is_up() && range.len() <= link.peer_max_frame);
             if let Some(link) = covered
-                && link.credit.admit_block(block.len())
+                && link.credit.admit_block(range.len())
             {
                 link.counters.messages_out += u64::from(messages);
                 self.counters.taken += u64::from(messages);
@@ -133,7 +133,7 @@ impl<I: Identity> Mesh<I> {
             }
         }
         self.out.take_back(&range);
-        published
+        (published, bytes)
     }
 
     /// A block that a link does not take as a whole.

@@ -12,8 +12,8 @@ use super::local::SELF;
 use super::nodes::Nodes;
 use super::set::{NodeSet, Slot};
 use super::tree::{OwnTree, UNREACHED};
-use super::wire::{Assignment, Head};
-use super::{LinkId, Tag};
+use super::wire::Assignment;
+use super::{Block, LinkId, Tag};
 use crate::message::Message;
 use crate::router::{Generation, Generations};
 
@@ -26,6 +26,11 @@ impl Sequence {
     #[must_use]
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The numbers of `count` messages: the first of them.
+    pub(super) fn take(&self, count: u64) -> u64 {
+        self.0.fetch_add(count, Ordering::Relaxed) + 1
     }
 
     /// A number that is above all that are given out while a block waits to be sent.
@@ -157,13 +162,10 @@ impl Route {
     ///
     /// The message gets its number when the block is sent: a thread that is held up between the two must not find
     /// that others have used up the window in which its numbers count as new.
-    pub fn encode(&self, message: &Message<'_>, block: &mut Vec<u8>) {
+    #[inline]
+    pub fn encode(&self, message: &Message<'_>, block: &mut Block) {
         let asked = if message.reply.is_some() { self.plain_count + u32::from(self.here) } else { 0 };
-        Head { sequence: 0, origin: None, hops: 0, target: None, asked, assignments: &[] }.encode_unnumbered(
-            message,
-            self.sequence.soon(),
-            block,
-        );
+        block.push(message, asked, self.sequence.soon());
     }
 
     /// Who serves which group for the message `sequence`.

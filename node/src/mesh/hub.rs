@@ -17,7 +17,8 @@ use libp2p::Multiaddr;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use waymeet_core::mesh::{
-    Backlog, Dialled, Event, LinkId, Mesh, MeshCounters, PeerId, Published, Route, Unreachable, WantedLinks,
+    Backlog, Block, Dialled, Event, LinkId, Mesh, MeshCounters, PeerId, Published, Route, Unreachable,
+    WantedLinks,
 };
 use waymeet_core::{Filter, Message, Subject, SubjectFilter};
 
@@ -152,9 +153,10 @@ impl Hub {
         self.lock().mesh.route(subject)
     }
 
-    /// Queues a run of messages that [`Route::encode`] wrote. [`Hub::flush`] sends it off.
-    pub(crate) fn send(&self, route: &Route, block: &[u8], messages: u32) -> Published {
-        self.lock().mesh.send_block(route, block, messages)
+    /// Queues a run of messages that [`Route::encode`] wrote, and gives a buffer for the next one. [`Hub::flush`] sends
+    /// it off.
+    pub(crate) fn send(&self, route: &Route, block: Block) -> (Published, Vec<u8>) {
+        self.lock().mesh.send_block(route, block)
     }
 
     /// Queues one message for everybody beyond this node who wants it. [`Hub::flush`] sends it off.
@@ -263,7 +265,12 @@ impl Hub {
 
     /// Hands the frames to the links' tasks, counts, and has the driver look where that is needed.
     fn settle(&self, state: &mut State) {
-        if !state.mesh.outgoing().is_empty() {
+        if let Some((link, bytes)) = state.mesh.outgoing_of_one() {
+            if let Some(end) = state.links.get(&link) {
+                end.outbox.push_all(bytes);
+            }
+            state.mesh.clear_outgoing();
+        } else if !state.mesh.outgoing().is_empty() {
             for (link, bytes) in state.mesh.outgoing().iter() {
                 if let Some(end) = state.links.get(&link) {
                     end.outbox.push(bytes);

@@ -52,15 +52,31 @@ pub(super) enum Step {
 impl LinkOutbox {
     /// Puts bytes at the end.
     pub(super) fn push(&self, bytes: &[u8]) {
+        self.put(bytes.len(), |queue| queue.extend_from_slice(bytes));
+    }
+
+    /// The same with a buffer that nobody else needs. Its memory is taken over where that saves copying it; what was
+    /// here is given for it.
+    pub(super) fn push_all(&self, bytes: &mut Vec<u8>) {
+        self.put(bytes.len(), |queue| {
+            if queue.is_empty() {
+                std::mem::swap(queue, bytes);
+            } else {
+                queue.extend_from_slice(bytes);
+            }
+        });
+    }
+
+    fn put(&self, len: usize, put: impl FnOnce(&mut Vec<u8>)) {
         let mut queue = self.queue.lock();
         if queue.end != End::Open {
             return;
         }
-        if queue.bytes.len() + bytes.len() > MAX_WAITING_BYTES {
+        if queue.bytes.len() + len > MAX_WAITING_BYTES {
             queue.bytes = Vec::new();
             queue.end = End::Closed;
         } else {
-            queue.bytes.extend_from_slice(bytes);
+            put(&mut queue.bytes);
         }
         drop(queue);
         self.waker.wake();
@@ -119,7 +135,8 @@ mod tests {
     fn what_waits_is_written_before_the_end() {
         let outbox = LinkOutbox::default();
         assert_eq!(take(&outbox).0, Poll::Pending);
-        outbox.push(b"ab");
+        outbox.push_all(&mut b"a".to_vec());
+        outbox.push_all(&mut b"b".to_vec());
         outbox.push(b"c");
         outbox.finish();
         outbox.push(b"too late");

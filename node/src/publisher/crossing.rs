@@ -7,6 +7,7 @@
 //! group's node has to be chosen, and those for one node, take the hub's lock one by one.
 
 use waymeet_core::Message;
+use waymeet_core::mesh::Block;
 
 use super::plan::{Beyond, Key, Plan};
 use super::{Pressed, Verdict};
@@ -17,8 +18,7 @@ use crate::publisher::batch::Batch;
 #[derive(Default)]
 pub(super) struct Crossing {
     /// Messages of the present run, encoded for links.
-    block: Vec<u8>,
-    messages: u32,
+    block: Block,
     /// Something of the batch waits in the hub to be sent off.
     queued: bool,
 }
@@ -31,11 +31,10 @@ impl Batch {
         match route.get() {
             Some(None) => false,
             Some(Some(route)) if route.is_fixed() => {
-                if self.crossing.block.capacity() == 0 {
-                    self.crossing.block = buffers::take();
+                if self.crossing.block.messages() == 0 {
+                    self.crossing.block = Block::new(buffers::take());
                 }
                 route.encode(message, &mut self.crossing.block);
-                self.crossing.messages += 1;
                 true
             }
             _ => self.cross_alone(plan, message),
@@ -78,19 +77,18 @@ impl Batch {
 
     /// Hands over what the run has for the nodes beyond.
     pub(super) fn end_crossing(&mut self, plan: &Plan) {
-        if self.crossing.messages == 0 {
+        if self.crossing.block.messages() == 0 {
             return;
         }
-        let messages = std::mem::take(&mut self.crossing.messages);
         let block = std::mem::take(&mut self.crossing.block);
         if let (Beyond::Nodes(route), Some(hub)) = (&plan.beyond, self.exchange.hub())
             && let Some(Some(route)) = route.get()
         {
-            let published = hub.send(route, &block, messages);
+            let (published, buffer) = hub.send(route, block);
             self.outcome.forwarded += u64::from(published.links);
             self.crossing.queued = true;
+            buffers::give_back(buffer);
         }
-        buffers::give_back(block);
     }
 
     /// Sends off what the batch has queued.

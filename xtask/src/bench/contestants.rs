@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::install;
+use super::{install, linked};
 
 /// A program that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +31,16 @@ pub enum Contestant {
     Libcoap,
     /// Sends each datagram back as it came (`node/examples/bare_udp.rs`).
     BareUdp,
+    /// Two nodes, linked over TCP.
+    Mesh,
+    /// Two nodes, linked over QUIC.
+    MeshQuic,
+    /// Two nats-servers, joined by a route.
+    Routes,
+    /// The same, with TLS on the route.
+    RoutesTls,
+    /// Two routers of zenoh, loaded by its Python clients.
+    Zenoh,
 }
 
 /// The protocol that a measurement speaks.
@@ -43,6 +53,13 @@ pub enum Scheme {
     Coap,
     /// None: datagrams that happen to be CoAP's, passed on as they are.
     Datagrams,
+    /// NATS, at the second of two servers.
+    FarNats,
+    Zenoh,
+    /// zenoh, at the second of two routers.
+    FarZenoh,
+    /// By which the first of two servers is joined by the second.
+    Link,
 }
 
 /// How one sees that a server is ready.
@@ -70,6 +87,25 @@ impl Contestant {
             Self::BareSse => "bare hyper (SSE)",
             Self::Libcoap => "libcoap",
             Self::BareUdp => "bare UDP echo",
+            Self::Mesh => "waymeet, linked",
+            Self::MeshQuic => "waymeet, linked by QUIC",
+            Self::Routes => "nats-server, route",
+            Self::RoutesTls => "nats-server, TLS route",
+            Self::Zenoh => "zenoh",
+        }
+    }
+
+    /// Whether it is two servers.
+    pub fn is_linked(self) -> bool {
+        matches!(self, Self::Mesh | Self::MeshQuic | Self::Routes | Self::RoutesTls | Self::Zenoh)
+    }
+
+    /// What its version is told of.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Mesh | Self::MeshQuic => Self::Node.name(),
+            Self::Routes | Self::RoutesTls => Self::NatsServer.name(),
+            other => other.name(),
         }
     }
 
@@ -83,12 +119,18 @@ impl Contestant {
             Self::Mosquitto => &[Scheme::Mqtt],
             Self::Nginx | Self::BareHyper | Self::BareSse => &[Scheme::Http],
             Self::Libcoap | Self::BareUdp => &[Scheme::Coap],
+            Self::Mesh | Self::MeshQuic | Self::Routes | Self::RoutesTls => {
+                &[Scheme::Nats, Scheme::FarNats, Scheme::Link]
+            }
+            // A router is joined where its clients are.
+            Self::Zenoh => &[Scheme::Zenoh, Scheme::FarZenoh],
         }
     }
 
     pub fn ready(self) -> Ready {
         match self {
             Self::Node | Self::NatsServer => Ready::Pong,
+            Self::Mesh | Self::MeshQuic | Self::Routes | Self::RoutesTls => Ready::Pong,
             Self::Libcoap | Self::BareUdp => Ready::Answers,
             _ => Ready::Connects,
         }
@@ -96,7 +138,7 @@ impl Contestant {
 
     /// Whether its absence is a defect of ours; a missing peer is only said.
     pub fn is_built_here(self) -> bool {
-        self.example().is_some() || self == Self::Node
+        self.example().is_some() || matches!(self, Self::Node | Self::Mesh | Self::MeshQuic)
     }
 
     /// The example of the node's crate that it is.
@@ -116,8 +158,9 @@ impl Contestant {
             return install::build(&["--example", example], &format!("examples/{example}"));
         }
         match self {
-            Self::Node => install::build(&["--bin", "waymeet"], "waymeet"),
-            Self::NatsServer => install::nats_server(),
+            Self::Node | Self::Mesh | Self::MeshQuic => install::build(&["--bin", "waymeet"], "waymeet"),
+            Self::NatsServer | Self::Routes | Self::RoutesTls => install::nats_server(),
+            Self::Zenoh => install::zenoh(),
             Self::Redis => install::debian(&["redis-server"], "redis-server"),
             Self::Mosquitto => install::debian(&["mosquitto"], "mosquitto"),
             Self::Nginx => install::debian(&["nginx"], "nginx-light"),
@@ -132,6 +175,7 @@ impl Contestant {
             Self::Mosquitto => "-h",
             Self::Nginx => "-v",
             Self::Libcoap => "-?",
+            Self::Zenoh => return Ok(install::zenoh_version().to_owned()),
             _ if self.example().is_some() => return Ok(env!("CARGO_PKG_VERSION").to_owned()),
             _ => "--version",
         };
@@ -145,9 +189,22 @@ impl Contestant {
         Ok(word.trim_start_matches('v').to_owned())
     }
 
-    /// The command that runs it at `addresses`, one for each of its schemes. `folder` is its own.
-    pub fn command(self, program: &Path, addresses: &[SocketAddr], folder: &Path) -> Result<Vec<String>> {
+    /// The commands that run it at `addresses`, one for each of its schemes: one command for each of its servers.
+    /// `folder` is its own.
+    pub fn commands(
+        self,
+        program: &Path,
+        addresses: &[SocketAddr],
+        folder: &Path,
+    ) -> Result<Vec<Vec<String>>> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        if self.is_linked() {
+            return linked::commands(self, program, addresses, folder);
+        }
+        Ok(vec![self.command(program, addresses, folder)?])
+    }
+
+    fn command(self, program: &Path, addresses: &[SocketAddr], folder: &Path) -> Result<Vec<String>> {
         let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let address = addresses[0];
         let (ip, port) = (address.ip(), address.port());
@@ -188,6 +245,7 @@ impl Contestant {
             Self::BareHyper | Self::BareSse | Self::BareUdp => vec![address.to_string()],
             // POST is for resources that were made by PUT only; 10 of these may be made.
             Self::Libcoap => words(format!("-A {ip} -p {port} -d 10 -v 0")),
+            other => bail!("{} is more than one server", other.name()),
         });
         Ok(command)
     }
@@ -206,7 +264,8 @@ impl Scheme {
     /// As in a URL.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Nats => "nats",
+            Self::Nats | Self::FarNats | Self::Link => "nats",
+            Self::Zenoh | Self::FarZenoh => "tcp",
             Self::Redis => "redis",
             Self::Mqtt => "mqtt",
             Self::Http => "http",
@@ -255,14 +314,14 @@ mod tests {
         for contestant in [Contestant::Node, Contestant::EchoService, Contestant::Redis, Contestant::BareUdp]
         {
             let own = &addresses[..contestant.schemes().len()];
-            let command = contestant.command(Path::new("/x"), own, &folder).unwrap().join(" ");
+            let command = contestant.commands(Path::new("/x"), own, &folder).unwrap().concat().join(" ");
             assert!(command.starts_with("/x "), "{command}");
             for address in own {
                 let port = address.port().to_string();
                 assert!(command.split([' ', ':']).any(|word| word == port), "{command}");
             }
         }
-        let command = Contestant::Nginx.command(Path::new("/x"), &addresses[..1], &folder).unwrap();
+        let command = Contestant::Nginx.commands(Path::new("/x"), &addresses[..1], &folder).unwrap().concat();
         let written = fs::read_to_string(command.last().unwrap()).unwrap();
         assert!(written.contains("listen 127.0.0.1:1;"), "{written}");
         fs::remove_dir_all(&folder).unwrap();

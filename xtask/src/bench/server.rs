@@ -43,12 +43,14 @@ pub enum Cores {
     All,
 }
 
-/// A server that runs until this is dropped.
+/// A server, or two that are linked, that runs until this is dropped.
 pub struct Running {
-    child: Child,
+    children: Vec<Child>,
     addresses: Vec<(Scheme, SocketAddr)>,
-    /// From the start of the process to its first answer.
+    /// From the start of the process to its first answer; of two servers, of the second.
     pub started_in: Duration,
+    /// When the last process was started.
+    pub started_at: Instant,
 }
 
 impl Server {
@@ -65,31 +67,40 @@ impl Server {
         let name = self.contestant.name();
         let schemes = self.contestant.schemes();
         let addresses = schemes.iter().map(|scheme| free(*scheme)).collect::<Result<Vec<_>>>()?;
-        let words = self.contestant.command(&self.program, &addresses, &self.folder)?;
-        let mut command = match cores {
-            // taskset becomes the program, so that the process is the server.
-            Cores::Only(core) => {
-                let mut taskset = Command::new("taskset");
-                taskset.args(["-c", &core.to_string()]).args(&words);
-                taskset
-            }
-            Cores::All => {
-                let mut command = Command::new(&words[0]);
-                command.args(&words[1..]);
-                command
-            }
-        };
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let begun = Instant::now();
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let commands = self.contestant.commands(&self.program, &addresses, &self.folder)?;
         let addresses = schemes.iter().copied().zip(addresses).collect();
-        let mut running = Running { child, addresses, started_in: Duration::ZERO };
-        running
-            .await_answer(self.contestant.ready(), begun)
-            .with_context(|| format!("{name} did not start"))?;
-        running.started_in = begun.elapsed();
+        let (children, started_in, started_at) = (Vec::new(), Duration::ZERO, Instant::now());
+        let mut running = Running { children, addresses, started_in, started_at };
+        // A server that joins another finds it there.
+        for words in commands {
+            let begun = Instant::now();
+            let child = command(&words, cores).spawn().with_context(|| format!("cannot start {name}"))?;
+            running.children.push(child);
+            running
+                .await_answer(self.contestant.ready(), begun)
+                .with_context(|| format!("{name} did not start"))?;
+            (running.started_in, running.started_at) = (begun.elapsed(), begun);
+        }
         Ok(running)
     }
+}
+
+fn command(words: &[String], cores: Cores) -> Command {
+    let mut command = match cores {
+        // taskset becomes the program, so that the process is the server.
+        Cores::Only(core) => {
+            let mut taskset = Command::new("taskset");
+            taskset.args(["-c", &core.to_string()]).args(words);
+            taskset
+        }
+        Cores::All => {
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]);
+            command
+        }
+    };
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 /// An address that nobody has. It is free again when the socket is gone; nobody else on the machine is
@@ -103,9 +114,20 @@ fn free(scheme: Scheme) -> Result<SocketAddr> {
 }
 
 impl Running {
-    /// The server's process.
+    /// The server's process, or the first of two.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.children[0].id()
+    }
+
+    /// The processes of all its servers.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.children.iter().map(Child::id)
+    }
+
+    /// Where it is spoken to by exactly this scheme.
+    pub fn address(&self, scheme: Scheme) -> Result<SocketAddr> {
+        let found = self.addresses.iter().find(|(has, _)| *has == scheme);
+        found.map(|(_, address)| *address).context("the server has no such address")
     }
 
     /// Where it is spoken to by `scheme`, or by the protocol that it has instead.
@@ -116,7 +138,9 @@ impl Running {
     }
 
     fn await_answer(&mut self, ready: Ready, begun: Instant) -> Result<()> {
-        let address = self.addresses.first().context("a server without an address")?.1;
+        // Of two linked servers each is awaited when it is started: their own addresses come first.
+        let started = self.children.len() - 1;
+        let address = self.addresses.get(started).context("a server without an address")?.1;
         match ready {
             Ready::Connects => self.connect(address, begun).map(drop),
             Ready::Pong => await_pong(self.connect(address, begun)?),
@@ -126,8 +150,10 @@ impl Running {
 
     /// Whether to go on trying.
     fn check(&mut self, begun: Instant) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("it ended with {status}");
+        for child in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!("it ended with {status}");
+            }
         }
         if begun.elapsed() > START_TIMEOUT {
             bail!("it does not answer after {} s", START_TIMEOUT.as_secs());
@@ -182,7 +208,9 @@ fn await_pong(mut stream: TcpStream) -> Result<()> {
 impl Drop for Running {
     fn drop(&mut self) {
         // It has nothing to keep, and a drain would cost the time of the next measurement.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

@@ -31,6 +31,7 @@ pub fn shown(unit: Unit, value: f64) -> String {
     match unit {
         Unit::PerSecond => format!("{} /s", grouped(value)),
         Unit::Milliseconds => format!("{value:.1} ms"),
+        Unit::Microseconds => format!("{value:.1} µs"),
         Unit::Bytes if value >= 1e6 => format!("{:.1} MB", value / 1e6),
         Unit::Bytes if value >= 1e3 => format!("{:.1} kB", value / 1e3),
         Unit::Bytes => format!("{value:.0} B"),

@@ -199,10 +199,16 @@ impl Head<'_> {
     }
 }
 
-/// Gives the messages of a block that [`Head::encode_unnumbered`] wrote their sequences, in order. Each is written as
-/// wide as the place that was left for it; a varint may end in zeros (protobuf, "Encoding").
-pub(crate) fn number(block: &mut [u8], mut next: impl FnMut() -> u64) {
+/// How many bytes stand before a payload of that length.
+pub(crate) fn payload_head_len(payload_len: usize) -> usize {
+    if payload_len == 0 { 0 } else { 1 + varint_len(payload_len as u64) }
+}
+
+/// Gives the messages of a block that [`Head::encode_unnumbered`] wrote their sequences, in order, from `first` on. Each is
+/// written as wide as the place that was left for it; a varint may end in zeros (protobuf, "Encoding").
+pub(crate) fn number(block: &mut [u8], first: u64) {
     let mut at = 0;
+    let mut sequence = first;
     while at < block.len() {
         let mut rest = &block[at..];
         let Ok(Some(len)) = read_varint(&mut rest, "frame length", false) else { return };
@@ -210,7 +216,8 @@ pub(crate) fn number(block: &mut [u8], mut next: impl FnMut() -> u64) {
         let mut rest = rest.get(1..).unwrap_or_default();
         let Ok(Some(_)) = read_varint(&mut rest, "message length", false) else { return };
         let mut place = block.len() - rest.len() + 1;
-        let mut value = next();
+        let mut value = sequence;
+        sequence += 1;
         // The last byte of the place is the one without the mark that more follow.
         while let Some(byte) = block.get_mut(place) {
             let more = *byte & 0x80;

@@ -12,8 +12,8 @@ mod state;
 pub use control::{Credit, GoAway, Hello, Ping, Refusal, Summary};
 pub use fields::DecodeError;
 pub(crate) use message::is_reserved;
-pub(super) use message::number;
 pub use message::{Assignment, Head, MessageFrame};
+pub(super) use message::{number, payload_head_len};
 pub use state::{Adjacent, Change, Delta, EntryRef, Record, State};
 
 use fields::{Fields, put_bytes_always, put_varint, read_varint};

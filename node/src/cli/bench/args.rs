@@ -84,9 +84,17 @@ pub struct ReportArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Tell this process's CPU time and memory too; it must be the server's, on this machine
+    /// Tell this process's CPU time and memory too; it must be the server's, on this machine. May be repeated
     #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
+    pub server_pid: Vec<u32>,
+}
+
+/// Measuring across servers that are linked to each other.
+#[derive(Debug, Args)]
+pub struct FarArgs {
+    /// Who receives, or answers, is at this server; the other one reaches it over a link of their own
+    #[arg(long, value_name = "URL")]
+    pub far: Option<Server>,
 }
 
 /// How far publishers may run ahead.
@@ -122,6 +130,8 @@ pub struct PubsubCase {
     /// Hold so many further connections, each with one subscription, that take no part
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub idle: u32,
+    #[command(flatten)]
+    pub far: FarArgs,
     #[command(flatten)]
     pub window: WindowArgs,
     #[command(flatten)]
@@ -170,6 +180,8 @@ pub struct RequestCase {
     /// Requests that each of them has under way
     #[arg(long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub depth: u32,
+    #[command(flatten)]
+    pub far: FarArgs,
     #[command(flatten)]
     pub measurement: Measurement,
     #[command(flatten)]

@@ -10,6 +10,7 @@ use mio::{Events, Poll, Token};
 use waymeet_core::nats::client;
 
 use super::dialect::Dialect;
+use super::ends::Ends;
 use super::link::{Link, READ_BYTES, Stream, Target};
 use super::outcome::{Latencies, Mark};
 use super::pace::{Pace, STALL};
@@ -153,10 +154,10 @@ pub struct Flow {
 
 impl Flow {
     /// Connects everybody; subscribers first, so that nothing is missed.
-    pub fn connect(target: &Target, plan: Plan) -> anyhow::Result<Self> {
-        let poll = Poll::new()?;
+    pub fn connect(ends: &Ends, plan: Plan) -> anyhow::Result<Self> {
+        let (target, poll) = (ends.near(), Poll::new()?);
         let mut next = 0;
-        let mut link = |setup: &[u8], message_len| -> anyhow::Result<Link> {
+        let mut link = |target: &Target, setup: &[u8], message_len| -> anyhow::Result<Link> {
             let stream = target.connect(setup)?;
             let scanner = Scanner::of(target.dialect, message_len);
             let link = Link::new(stream, scanner, poll.registry(), Token(next))?;
@@ -164,12 +165,13 @@ impl Flow {
             Ok(link)
         };
         let subscribers = plan.subscribers.into_iter().map(|subscribed| {
-            let link = link(&subscribed.setup, Some(subscribed.message_len))?;
+            let link = link(ends.far(), &subscribed.setup, Some(subscribed.message_len))?;
             Ok(Subscriber { link, received: 0, follows: subscribed.follows, next_stamp: 0 })
         });
         let subscribers: Vec<_> = subscribers.collect::<anyhow::Result<_>>()?;
+        ends.await_interest()?;
         let publishers = plan.publishers.into_iter().map(|block| {
-            let link = link(&[], None)?;
+            let link = link(target, &[], None)?;
             let (control, stamps) = (Vec::new(), Vec::new());
             let (written, target, asked, pongs) = (0, None, false, 0);
             Ok(Publisher { link, block, written, target, control, asked, pongs, stamps })

@@ -16,7 +16,7 @@ use super::scan::{Scanner, Seen};
 use super::{mqtt, redis};
 use crate::cli::args::ServerArgs;
 use crate::cli::identity::Identity;
-use crate::cli::server::Scheme;
+use crate::cli::server::{Scheme, Server};
 
 /// What is read at once, of whichever connection is ready.
 pub const READ_BYTES: usize = 256 << 10;
@@ -59,9 +59,7 @@ impl Target {
     pub fn of(args: &ServerArgs) -> anyhow::Result<Self> {
         let server = &args.server;
         let dialect = Dialect::of(server)?;
-        let addresses = (server.host.as_str(), server.port).to_socket_addrs();
-        let address = addresses.ok().and_then(|mut addresses| addresses.next());
-        let address = address.with_context(|| format!("cannot resolve {server}"))?;
+        let address = resolve(server)?;
         let identity = Identity::find(args)?;
         if !identity.is_nobody() && dialect != Dialect::Nats {
             bail!("{server} is measured without credentials");
@@ -74,6 +72,15 @@ impl Target {
             _ => None,
         };
         Ok(Self { dialect, address, identity, tls })
+    }
+
+    /// Another server, to be spoken to as nobody.
+    pub fn beside(&self, server: &Server) -> anyhow::Result<Self> {
+        let dialect = Dialect::of(server)?;
+        if server.scheme == Scheme::Tls {
+            bail!("{server} is measured without TLS");
+        }
+        Ok(Self { dialect, address: resolve(server)?, identity: Identity::Nobody, tls: None })
     }
 
     /// What begins the conversation.
@@ -183,6 +190,12 @@ impl Target {
     }
 }
 
+fn resolve(server: &Server) -> anyhow::Result<SocketAddr> {
+    let addresses = (server.host.as_str(), server.port).to_socket_addrs();
+    let address = addresses.ok().and_then(|mut addresses| addresses.next());
+    address.with_context(|| format!("cannot resolve {server}"))
+}
+
 /// Reads INFO, which is all that a server says before CONNECT, for what is to be signed.
 fn read_nonce(stream: &mut impl Read) -> io::Result<Option<String>> {
     let mut input = Vec::new();
@@ -198,6 +211,13 @@ fn read_nonce(stream: &mut impl Read) -> io::Result<Option<String>> {
             Ok(Parsed::Operation(ServerOperation::Info(json), _)) => return Ok(ServerInfo::read(json)?.nonce),
             Ok(Parsed::Operation(..)) | Err(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+impl Stream {
+    /// How long a read waits.
+    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_read_timeout(Some(timeout))
     }
 }
 

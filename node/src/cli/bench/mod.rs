@@ -8,6 +8,7 @@ mod coap;
 mod coap_endpoint;
 mod crossing;
 mod dialect;
+mod ends;
 mod flow;
 mod link;
 mod mqtt;
@@ -24,6 +25,7 @@ pub use args::BenchArgs;
 
 use args::{Case, Measurement, PubCase, PubsubCase, QueueCase, WildcardsCase, WindowArgs};
 use dialect::Dialect;
+use ends::Ends;
 use flow::{Block, Flow, Plan, Subscribed};
 use link::Target;
 use outcome::Outcome;
@@ -66,12 +68,12 @@ fn publish(case: &PubCase) -> anyhow::Result<Outcome> {
         window: u64::MAX,
         idle: 0,
     };
-    run("pub", &target, plan, &case.measurement)
+    run("pub", &Ends::one(target), plan, &case.measurement)
 }
 
 fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
-    let target = Target::of(&case.server)?;
-    let (dialect, size) = (target.dialect, case.measurement.size);
+    let ends = Ends::of(Target::of(&case.server)?, &case.far)?;
+    let (dialect, size) = (ends.near().dialect, case.measurement.size);
     let subscribed = |subject: &str, follows| Subscribed {
         setup: dialect.subscribe(subject),
         message_len: dialect.delivered_len(subject, size),
@@ -87,7 +89,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
             window: window(&case.window, pairs, size),
             idle: case.idle,
         };
-        return run("pubsub", &target, plan, &case.measurement);
+        return run("pubsub", &ends, plan, &case.measurement);
     }
     let subject = "bench.pubsub";
     let blocks = (0..case.publishers).map(|_| block(dialect, [subject], size));
@@ -100,7 +102,7 @@ fn pubsub(case: &PubsubCase) -> anyhow::Result<Outcome> {
         window: window(&case.window, case.subscribers, size),
         idle: case.idle,
     };
-    run("pubsub", &target, plan, &case.measurement)
+    run("pubsub", &ends, plan, &case.measurement)
 }
 
 fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
@@ -133,7 +135,7 @@ fn wildcards(case: &WildcardsCase) -> anyhow::Result<Outcome> {
         window: window(&case.window, 1, size),
         idle: 0,
     };
-    run("wildcards", &target, plan, &case.measurement)
+    run("wildcards", &Ends::one(target), plan, &case.measurement)
 }
 
 fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
@@ -152,16 +154,11 @@ fn queue(case: &QueueCase) -> anyhow::Result<Outcome> {
         window: window(&case.window, case.members, size),
         idle: 0,
     };
-    run("queue", &target, plan, &case.measurement)
+    run("queue", &Ends::one(target), plan, &case.measurement)
 }
 
-fn run(
-    name: &'static str,
-    target: &Target,
-    plan: Plan,
-    measurement: &Measurement,
-) -> anyhow::Result<Outcome> {
-    let flow = Flow::connect(target, plan)?;
+fn run(name: &'static str, ends: &Ends, plan: Plan, measurement: &Measurement) -> anyhow::Result<Outcome> {
+    let flow = Flow::connect(ends, plan)?;
     let flowed = flow.run(Pace::start(measurement)?)?;
     let outcome = Outcome::between(name, "messages", flowed.from, flowed.to);
     Ok(outcome.of_size(measurement.size).with_latencies(&flowed.latencies))

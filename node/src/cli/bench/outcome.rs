@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::process::{Process, Usage};
+use super::process::{Processes, Usage};
 
 /// Latencies that are told apart: from one microsecond to one minute, to three digits.
 const HIGHEST_LATENCY_NS: u64 = 60_000_000_000;
@@ -57,7 +57,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    pub fn now(count: u64, server: Process) -> anyhow::Result<Self> {
+    pub fn now(count: u64, server: &Processes) -> anyhow::Result<Self> {
         Ok(Self { at: Instant::now(), count, usage: server.usage()? })
     }
 }

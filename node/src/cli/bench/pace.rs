@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::args::Measurement;
 use super::outcome::Mark;
-use super::process::Process;
+use super::process::Processes;
 
 /// No event for so long means that the server has stopped delivering.
 pub const STALL: Duration = Duration::from_secs(10);
 
 /// Decides when counting begins and when sending ends.
 pub struct Pace {
-    server: Process,
+    server: Processes,
     /// When counting begins; `None` for a number of messages, which are all counted.
     begin: Option<Instant>,
     /// When sending ends, for a measurement by time.
@@ -23,10 +23,10 @@ pub struct Pace {
 impl Pace {
     /// Starts the clock.
     pub fn start(measurement: &Measurement) -> anyhow::Result<Self> {
-        let server = Process(measurement.report.server_pid);
+        let server = Processes::new(&measurement.report.server_pid);
         let now = Instant::now();
         if let Some(messages) = measurement.messages {
-            let from = Some(Mark::now(0, server)?);
+            let from = Some(Mark::now(0, &server)?);
             return Ok(Self { server, begin: None, end: None, messages: Some(messages), from });
         }
         let begin = now + measurement.warmup;
@@ -42,7 +42,7 @@ impl Pace {
     /// To be told of every turn: begins to count when it is time.
     pub fn observe(&mut self, now: Instant, count: u64) -> anyhow::Result<()> {
         if self.from.is_none() && self.begin.is_some_and(|begin| now >= begin) {
-            self.from = Some(Mark::now(count, self.server)?);
+            self.from = Some(Mark::now(count, &self.server)?);
         }
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Pace {
 
     /// What was counted, with `count` as its end.
     pub fn finish(self, count: u64) -> anyhow::Result<(Mark, Mark)> {
-        let to = Mark::now(count, self.server)?;
+        let to = Mark::now(count, &self.server)?;
         // Without a start mark the run has ended within its own warm-up, and there is nothing to tell.
         let from = self.from.ok_or_else(|| anyhow::anyhow!("the measurement ended before it began"))?;
         Ok((from, to))

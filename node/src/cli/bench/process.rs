@@ -11,25 +11,40 @@ pub struct Usage {
     pub memory_bytes: u64,
 }
 
-/// A process that is watched, when there is one to watch.
-#[derive(Clone, Copy, Debug)]
-pub struct Process(pub Option<u32>);
+/// The processes that are watched, if there are any to watch: more than one where servers are linked.
+#[derive(Clone, Debug)]
+pub struct Processes(Vec<u32>);
 
-impl Process {
-    /// Its usage up to now.
-    pub fn usage(self) -> anyhow::Result<Option<Usage>> {
-        let Some(pid) = self.0 else { return Ok(None) };
-        let read = |file: &str| {
-            let path = format!("/proc/{pid}/{file}");
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-        };
-        let ticks =
-            cpu_ticks(&read("stat")?).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
-        let kib = resident_kib(&read("status")?)
-            .with_context(|| format!("process {pid} has no resident memory"))?;
-        let cpu_seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-        Ok(Some(Usage { cpu_seconds, memory_bytes: kib * 1_024 }))
+impl Processes {
+    pub fn new(pids: &[u32]) -> Self {
+        Self(pids.to_vec())
     }
+
+    /// What they have used up to now, all together.
+    pub fn usage(&self) -> anyhow::Result<Option<Usage>> {
+        let mut sum: Option<Usage> = None;
+        for &pid in &self.0 {
+            let one = usage(pid)?;
+            let before = sum.unwrap_or(Usage { cpu_seconds: 0.0, memory_bytes: 0 });
+            sum = Some(Usage {
+                cpu_seconds: before.cpu_seconds + one.cpu_seconds,
+                memory_bytes: before.memory_bytes + one.memory_bytes,
+            });
+        }
+        Ok(sum)
+    }
+}
+
+fn usage(pid: u32) -> anyhow::Result<Usage> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    };
+    let ticks = cpu_ticks(&read("stat")?).with_context(|| format!("/proc/{pid}/stat is not as expected"))?;
+    let kib =
+        resident_kib(&read("status")?).with_context(|| format!("process {pid} has no resident memory"))?;
+    let cpu_seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Ok(Usage { cpu_seconds, memory_bytes: kib * 1_024 })
 }
 
 /// utime and stime, the fields 14 and 15. The second field is the program's name in parentheses, which may
@@ -62,7 +77,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_can_be_watched() {
-        let usage = Process(Some(std::process::id())).usage().unwrap().unwrap();
-        assert!(usage.memory_bytes > 100_000, "{usage:?}");
+        let own = std::process::id();
+        let once = Processes::new(&[own]).usage().unwrap().unwrap();
+        assert!(once.memory_bytes > 100_000, "{once:?}");
+        let twice = Processes::new(&[own, own]).usage().unwrap().unwrap();
+        assert!(twice.memory_bytes > once.memory_bytes, "{twice:?}");
+        assert_eq!(Processes::new(&[]).usage().unwrap(), None);
     }
 }

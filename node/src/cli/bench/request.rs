@@ -12,6 +12,7 @@ use mio::{Events, Poll, Token};
 use waymeet_core::nats::client::{self, CLIENT_LIMITS, Parsed, ServerOperation};
 
 use super::args::RequestCase;
+use super::ends::Ends;
 use super::link::{Link, READ_BYTES, Target};
 use super::outcome::{Latencies, Outcome};
 use super::pace::{Pace, STALL};
@@ -149,10 +150,11 @@ pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
 impl Exchange {
     /// Connects the responder first, so that no request finds nobody.
     fn connect(case: &RequestCase) -> anyhow::Result<Self> {
-        let target = Target::new(&case.server)?;
-        let poll = Poll::new()?;
+        let ends = Ends::of(Target::new(&case.server)?, &case.far)?;
+        let (target, poll) = (ends.near(), Poll::new()?);
         let size = case.measurement.size as usize;
-        let stream = target.connect(format!("SUB {SUBJECT} 1\r\n").as_bytes())?;
+        let stream = ends.far().connect(format!("SUB {SUBJECT} 1\r\n").as_bytes())?;
+        ends.await_interest()?;
         let link = Link::new(stream, Scanner::new(None), poll.registry(), Token(0))?;
         let responder = Responder { link, input: Vec::new(), output: Vec::new() };
         let message_len = format!("MSG {} 1 {size}\r\n", reply_subject(0, 0)).len() + size + 2;

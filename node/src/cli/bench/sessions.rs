@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::args::{ChurnCase, IdleCase};
 use super::link::Target;
 use super::outcome::{Mark, Outcome};
-use super::process::Process;
+use super::process::Processes;
 
 /// How long the server may settle before its memory is read: buffers of the greeting are freed, and a
 /// garbage collector has run.
@@ -14,9 +14,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Lets connections come, subscribe, unsubscribe and leave, some at a time.
 pub fn churn(case: &ChurnCase) -> anyhow::Result<Outcome> {
     let target = Target::new(&case.server)?;
-    let server = Process(case.report.server_pid);
+    let server = Processes::new(&case.report.server_pid);
     let mut done = 0;
-    let from = Mark::now(0, server)?;
+    let from = Mark::now(0, &server)?;
     let end = from.at + Duration::from_secs_f64(case.seconds);
     while Instant::now() < end {
         let mut streams = (0..case.connections).map(|_| target.open()).collect::<anyhow::Result<Vec<_>>>()?;
@@ -28,7 +28,7 @@ pub fn churn(case: &ChurnCase) -> anyhow::Result<Outcome> {
         }
         done += u64::from(case.connections);
     }
-    let to = Mark::now(done, server)?;
+    let to = Mark::now(done, &server)?;
     Ok(Outcome::between("churn", "connections", from, to))
 }
 
@@ -36,17 +36,17 @@ pub fn churn(case: &ChurnCase) -> anyhow::Result<Outcome> {
 pub fn idle(case: &IdleCase) -> anyhow::Result<Outcome> {
     raise_file_limit();
     let target = Target::new(&case.server)?;
-    let server = Process(case.report.server_pid);
+    let server = Processes::new(&case.report.server_pid);
     // The first connection lets the server allocate what it has only once.
     let _first = target.connect(b"SUB bench.idle.first 1\r\n")?;
     std::thread::sleep(SETTLE);
-    let from = Mark::now(0, server)?;
+    let from = Mark::now(0, &server)?;
     let streams = (0..case.connections)
         .map(|number| target.connect(format!("SUB bench.idle.{number} 1\r\n").as_bytes()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let to = Mark::now(streams.len() as u64, server)?;
+    let to = Mark::now(streams.len() as u64, &server)?;
     std::thread::sleep(SETTLE);
-    let settled = Mark::now(streams.len() as u64, server)?;
+    let settled = Mark::now(streams.len() as u64, &server)?;
     Ok(Outcome::between("idle", "connections", from, to).with_memory_per_connection(from, settled))
 }
 

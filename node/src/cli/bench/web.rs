@@ -18,7 +18,7 @@ use super::args::SseCase;
 use super::link::READ_BYTES;
 use super::outcome::{Latencies, Mark, Outcome};
 use super::pace::{Pace, STALL};
-use super::process::Process;
+use super::process::Processes;
 use crate::cli::args::ServerArgs;
 use crate::cli::server::Scheme;
 use answers::{Answers, Head};
@@ -41,7 +41,7 @@ pub fn sse(case: &SseCase) -> anyhow::Result<Outcome> {
     let site = Site::new(&case.server)?;
     let subject = Subject::new(&case.subject)?;
     ensure!(!case.subject.bytes().any(|byte| byte == MARK), "the subject must not hold a tilde");
-    let server = Process(case.measurement.report.server_pid);
+    let server = Processes::new(&case.measurement.report.server_pid);
     let mut payload = vec![FILLER; size as usize];
     payload[0] = MARK;
     let mut fan = Fan::new(site, subject, payload)?;
@@ -49,9 +49,9 @@ pub fn sse(case: &SseCase) -> anyhow::Result<Outcome> {
     fan.window = super::window(&case.window, case.readers, size);
     // The first reader lets the server allocate what it has only once.
     fan.open_reader()?;
-    let alone = Mark::now(1, server)?;
+    let alone = Mark::now(1, &server)?;
     (1..case.readers).try_for_each(|_| fan.open_reader())?;
-    let together = Mark::now(u64::from(case.readers), server)?;
+    let together = Mark::now(u64::from(case.readers), &server)?;
     let (from, to) = fan.run(Pace::start(&case.measurement)?)?;
     let outcome = Outcome::between("sse", "events", from, to).of_size(size).with_latencies(&fan.latencies);
     Ok(if case.readers > 1 { outcome.with_memory_per_connection(alone, together) } else { outcome })

@@ -2,8 +2,10 @@
 //!
 //! Owns the swarm and its behaviours. It must not know frames, routes or clients.
 
+mod buffered;
 mod gate;
 mod links;
+mod muxer;
 pub(crate) mod rules;
 mod services;
 mod transport;

@@ -8,7 +8,10 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, noise, quic, relay, tcp, websocket, yamux};
+use libp2p::{PeerId, Transport as _, noise, quic, relay, tcp, websocket};
+
+use super::buffered::Buffered;
+use super::muxer;
 
 /// How long a connection may take until both peer ids are proved.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,14 +34,13 @@ pub(super) fn build(
 ) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), TransportSetupError> {
     let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let (relayed, relay_client) = relay::client::new(key.public().to_peer_id());
-    let mut muxing = yamux::Config::default();
-    muxing.set_max_num_streams(MAX_STREAMS);
+    let buffered = tcp().map(|stream, _| Buffered::new(stream));
     // WebSocket before TCP, which would take its addresses without what stands behind the port.
-    let plain = OrTransport::new(websocket::Config::new(tcp()), tcp());
+    let plain = OrTransport::new(websocket::Config::new(tcp()), buffered);
     let encrypted = OrTransport::new(relayed, plain)
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
-        .multiplex(muxing)
+        .multiplex(muxer::Config::new(MAX_STREAMS))
         .timeout(HANDSHAKE_TIMEOUT);
     let mut settings = quic::Config::new(key);
     settings.max_idle_timeout = QUIC_IDLE_MS;
