@@ -100,7 +100,8 @@ fn a_node_and_a_filter_cost_what_the_page_says_and_no_more_than_is_counted() {
     assert!(filter < 450, "{filter} bytes a filter");
 
     // What a member that invents nodes would choose: short filters, many tokens, nothing in common.
-    let shapes: [(&str, fn(usize, usize) -> String); 4] = [
+    type Shape = fn(usize, usize) -> String;
+    let shapes: [(&str, Shape); 4] = [
         ("usual", usual),
         ("short", |node, filter| format!("{:x}", node * 1_000 + filter)),
         ("long", |node, filter| format!("{node}.{filter}.{}", "x".repeat(200))),

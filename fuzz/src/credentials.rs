@@ -59,7 +59,7 @@ fn rules(text: &str) {
 /// A session that nobody ever gets into.
 fn stranger(data: &[u8]) {
     let mut session = Session::new(LIMITS, 2).guarded();
-    let mut nothing = Nothing(data.len() % 2 == 0);
+    let mut nothing = Nothing(data.len().is_multiple_of(2));
     if session.receive(data, &mut nothing).is_ok() && session.is_pending() {
         let end = session.logged_in(Err(LoginRefusal::Violation), &mut nothing);
         assert!(end.is_err() && !session.is_open());

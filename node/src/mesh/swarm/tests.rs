@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{StreamUpgradeError, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, Transport as _, identify, noise, tcp, yamux};
+use libp2p::{Multiaddr, Transport as _, identify, noise, tcp};
 
 use super::rules::Rules;
 use super::{Settings, SwarmEngine};
@@ -21,7 +21,7 @@ fn stranger() -> Swarm<identify::Behaviour> {
     let transport = tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(&key).unwrap())
-        .multiplex(yamux::Config::default())
+        .multiplex(super::muxer::Config::new(4))
         .boxed();
     let behaviour = identify::Behaviour::new(identify::Config::new("/stranger/1".to_owned(), key.public()));
     let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
