@@ -55,7 +55,15 @@ class Mesh:
         await node.start(config="\n".join([*lines, config or ""]), flags=flags)
         return node
 
-    async def converged(self, alive=None):
+    async def join(self, host, *addresses, flags=None, mesh="0.0.0.0:4224", environment=None):
+        """Starts one more node, on a host of a network, that joins these addresses."""
+        node = Waymeet(self.binary, within=host)
+        flags = {"--name": host.name, "--mesh": mesh, "--join": list(addresses), **(flags or {})}
+        self.nodes.append(node)
+        await node.start(flags=flags, env=environment)
+        return node
+
+    async def converged(self, alive=None, patience_s=PATIENCE_S):
         """Waits until each of the nodes (by number; all of them by default) reaches exactly the others."""
         alive = range(len(self.nodes)) if alive is None else alive
         ids = {self.nodes[i].peer_id for i in alive}
@@ -63,7 +71,7 @@ class Mesh:
         def agree(all_peers):
             return all({p["id"] for p in peers} == ids - {node} for node, peers in all_peers.items())
 
-        await self.until(agree, alive)
+        await self.until(agree, alive, patience_s)
 
     async def wanted(self, number, interests, alive=None):
         """Waits until every other node knows that node `number` wants so many filters and groups."""
@@ -75,10 +83,10 @@ class Mesh:
 
         await self.until(know, alive)
 
-    async def until(self, holds, alive=None):
+    async def until(self, holds, alive=None, patience_s=PATIENCE_S):
         """Polls `/peers` of the nodes until `holds({id: peers})`."""
         alive = list(range(len(self.nodes)) if alive is None else alive)
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + patience_s
         while True:
             answers = await asyncio.gather(*(peers(self.nodes[i]) for i in alive))
             all_peers = {answer["id"]: answer["peers"] for answer in answers}

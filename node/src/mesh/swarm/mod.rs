@@ -4,6 +4,7 @@
 
 mod gate;
 mod links;
+mod reachability;
 pub(crate) mod rules;
 mod services;
 mod transport;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -25,8 +27,9 @@ use waymeet_core::mesh::{LinkId, PeerId as CorePeerId};
 
 use self::gate::Gated;
 use self::links::{Links, LinksEvent};
-use self::rules::{Rules, ip_of};
-use self::services::{Reachability, Services, Wish, is_relayed};
+use self::reachability::{Place, Reachability, is_relayed};
+use self::rules::{Rules, ip_of, is_public};
+use self::services::{Services, Wish};
 pub(crate) use self::transport::TransportSetupError;
 use super::engine::{DialId, Engine, EngineEvent};
 use super::identity::{NodeKey, to_core, to_libp2p};
@@ -160,7 +163,8 @@ impl SwarmEngine {
                 }
                 return self.waiting.pop_front();
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.was_dialled(&endpoint);
                 let dial = self.dials.remove(&connection_id)?;
                 return Some(EngineEvent::Reached { dial, peer: to_core(&peer_id) });
             }
@@ -174,12 +178,16 @@ impl SwarmEngine {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(listener = "mesh", %address, "listening");
+                if is_public(&address) && !is_relayed(&address) {
+                    self.swarm.add_external_address(address.clone());
+                }
                 self.listening.insert(address);
-                return Some(EngineEvent::Listening(self.announced()));
+                return Some(self.moved());
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.listening.remove(&address);
-                return Some(EngineEvent::Listening(self.announced()));
+                self.swarm.remove_external_address(&address);
+                return Some(self.moved());
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a mesh listener failed once"),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -188,7 +196,7 @@ impl SwarmEngine {
                     Some(relay) => self.reachability.released(&relay),
                     None => tracing::error!(?reason, "a mesh listener ended"),
                 }
-                return Some(EngineEvent::Listening(self.announced()));
+                return Some(self.moved());
             }
             _ => {}
         }
@@ -197,7 +205,7 @@ impl SwarmEngine {
 
     fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Listen(relay, address) => match self.swarm.listen_on(address) {
+            Wish::Reserve(Place { relay, address }) => match self.swarm.listen_on(address) {
                 Ok(listener) => {
                     self.relays.insert(listener, relay);
                 }
@@ -209,6 +217,32 @@ impl SwarmEngine {
             Wish::Found(peer, address) => {
                 self.waiting.push_back(EngineEvent::Found { peer: to_core(&peer), address });
             }
+        }
+    }
+
+    /// Where this node listens has changed.
+    fn moved(&mut self) -> EngineEvent {
+        let direct = self.listening.iter().filter(|address| !is_relayed(address));
+        self.reachability.set_own(direct.filter_map(ip_of));
+        EngineEvent::Listening(self.announced())
+    }
+
+    /// Who was dialled by another machine can be dialled, as far as is known: it serves as a relay. A hidden node can be
+    /// dialled by its neighbours only.
+    fn was_dialled(&mut self, endpoint: &ConnectedPoint) {
+        let ConnectedPoint::Listener { local_addr, send_back_addr } = endpoint else { return };
+        let is_elsewhere = ip_of(send_back_addr).is_some_and(|ip| !ip.is_loopback());
+        if !is_elsewhere || endpoint.is_relayed() || self.reachability.is_hidden() {
+            return;
+        }
+        // A QUIC socket for all addresses does not tell which of them was dialled.
+        let dialled = ip_of(local_addr).filter(|ip| !ip.is_unspecified());
+        let fits = |address: &&Multiaddr| {
+            let ip = ip_of(address).filter(|ip| !ip.is_loopback() && !is_relayed(address));
+            ip.is_some_and(|ip| dialled.is_none_or(|dialled| dialled == ip))
+        };
+        for address in self.listening.iter().filter(fits).cloned().collect::<Vec<_>>() {
+            self.swarm.add_external_address(address);
         }
     }
 
@@ -228,6 +262,11 @@ impl SwarmEngine {
 impl Engine for SwarmEngine {
     fn dial(&mut self, dial: DialId, peer: Option<&CorePeerId>, addresses: Vec<Multiaddr>) {
         let failed = |reason: String| EngineEvent::Failed { dial, reason, hopeless: false };
+        let is_connected = |relay: &PeerId| self.swarm.is_connected(relay);
+        if !addresses.iter().all(|address| self.reachability.is_ready_for(address, is_connected)) {
+            let reason = "the relay has not said yet where it sees this node".to_owned();
+            return self.waiting.push_back(failed(reason));
+        }
         let options = match peer.map(to_libp2p) {
             Some(Some(peer)) => {
                 DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build()
@@ -262,6 +301,9 @@ impl Engine for SwarmEngine {
     fn set_member(&mut self, peer: &CorePeerId, is_member: bool) {
         if let Some(peer) = to_libp2p(peer) {
             self.swarm.behaviour_mut().services.set_member(peer, is_member);
+            if !is_member {
+                self.reachability.lost(&peer);
+            }
         }
     }
 
