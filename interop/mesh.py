@@ -30,6 +30,7 @@ class Mesh:
     def __init__(self, binary):
         self.binary = binary
         self.nodes = []
+        self._markers = 0
 
     async def start(self, shape, transport="tcp", config=None, flags=None):
         """Starts the nodes one after the other and waits until all know all."""
@@ -82,6 +83,19 @@ class Mesh:
             return len(seen) == len(all_peers) - 1 and all(count == interests for count in seen)
 
         await self.until(know, alive)
+
+    async def known(self, near, far):
+        """Waits until the node of the client `near` knows what the client `far` has subscribed to so far. A node tells what
+        it wants in order: when a message reaches a later subscription, the earlier ones are known."""
+        self._markers += 1
+        marker = f"known.{self._markers}"
+        later = await far.subscribe(marker)
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while later.deliveries.empty():
+            assert asyncio.get_running_loop().time() < deadline, "it is not known what is wanted"
+            await near.publish(marker, b"")
+            await asyncio.sleep(STEP_S)
+        await later.close()
 
     async def until(self, holds, alive=None, patience_s=PATIENCE_S):
         """Polls `/peers` of the nodes until `holds({id: peers})`."""

@@ -106,8 +106,9 @@ async def test_a_bad_line_takes_nothing_from_what_is_promised(network, mesh, tra
     plain, left, right = [await World(far).client("nats-py") for _ in range(3)]
     subscription = await plain.subscribe("bad.line")
     members = [await left.subscribe("bad.line", queue="g"), await right.subscribe("bad.line", queue="g")]
-    await left.serve("bad.ask", lambda received: (received.payload.upper(), None))
-    await mesh.wanted(1, 3)
+    await right.serve("bad.ask", lambda received: (received.payload.upper(), None))
+    for receiver in (plain, left, right):
+        await mesh.known(sender, receiver)
     sent = [f"{number:04}".encode() * 64 for number in range(MESSAGES)]
     for payload in sent:
         await sender.client.publish("bad.line", payload)
@@ -124,5 +125,6 @@ async def test_a_bad_line_takes_nothing_from_what_is_promised(network, mesh, tra
     assert line.lost > 0
     with capsys.disabled():
         print(f"\n{transport}: {line.lost} of {line.lost + line.passed} packets were lost and no message")
+    await right.stop_serving()
     for client in (sender, plain, left, right):
         await client.close()

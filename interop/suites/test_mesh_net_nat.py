@@ -66,10 +66,9 @@ def link(every, one, other):
 async def exchange(mesh, one, other):
     """Messages and a request pass between two nodes, each once and in order."""
     sender, receiver = await World(one).client("nats-py"), await World(other).client("nats-py")
-    before = max(p["interests"] for p in (await mesh.until(bool))[one.peer_id] if p["id"] == other.peer_id)
     subscription = await receiver.subscribe("home.news")
     await receiver.serve("home.ask", lambda received: (received.payload.upper(), None))
-    await mesh.wanted(mesh.nodes.index(other), before + 2)
+    await mesh.known(sender, receiver)
     for number in range(MESSAGES):
         await sender.client.publish("home.news", str(number).encode())
     outcome = await sender.request("home.ask", b"who is there")
@@ -136,7 +135,7 @@ async def test_who_does_not_know_the_secret_is_not_relayed(internet, mesh, secre
     hub = await mesh.join(hub_host, flags=secret)
     home = await internet.home("anna", "203.0.113.1", symmetric=True)
     anna = await mesh.join(home, at(PUBLIC, "tcp"), flags=secret)
-    circuit = f"{at(PUBLIC, 'tcp')}/p2p/{hub.peer_id}/p2p-circuit/p2p/{anna.peer_id}"
+    ways = at(PUBLIC, "tcp"), f"{at(PUBLIC, 'tcp')}/p2p/{hub.peer_id}/p2p-circuit/p2p/{anna.peer_id}"
     await anna.says("reserved a place at a relay", PATIENCE_S)
 
     wrong = tmp_path / "wrong.secret"
@@ -145,15 +144,16 @@ async def test_who_does_not_know_the_secret_is_not_relayed(internet, mesh, secre
     outside = type(mesh)(mesh.binary)
     environment = {"WAYMEET_LOG__LEVEL": "debug"}
     outsider = await outside.join(
-        stranger, circuit, flags={"--mesh-secret-file": str(wrong)}, environment=environment
+        stranger, *ways, flags={"--mesh-secret-file": str(wrong)}, environment=environment
     )
     # Whatever it tries, the relay lets it in no further than to the proof that it cannot give.
     await outsider.says("a dial failed", PATIENCE_S)
+    await hub.says("did not prove the mesh secret", PATIENCE_S)
     assert outsider.peer_id not in anna.log
     await outside.stop()
 
     # The same dial of a member arrives.
     friend = await internet.public("friend", "203.0.113.67")
-    friend = await mesh.join(friend, circuit, flags=secret)
+    friend = await mesh.join(friend, *ways, flags=secret)
     await mesh.until(lambda every: link(every, friend, anna) is not None, patience_s=PATIENCE_S)
     await exchange(mesh, friend, anna)
