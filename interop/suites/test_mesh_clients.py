@@ -73,9 +73,9 @@ async def test_a_request_finds_its_service_two_nodes_on(line, requester, respond
 async def test_a_client_without_headers_is_not_told_that_nobody_answers(line):
     """As nats-server has it: what tells it has a header and no body, and without the header would look like an answer."""
     options = {
-        "none": b"{}",
-        "headers": b'{"headers":true}',
-        "both": b'{"headers":true,"no_responders":true}',
+        "none": b'{"verbose":false}',
+        "headers": b'{"verbose":false,"headers":true}',
+        "both": b'{"verbose":false,"headers":true,"no_responders":true}',
     }
     clients = {}
     for name, option in options.items():

@@ -105,7 +105,8 @@ async def test_a_network_that_splits_becomes_two_meshes_and_then_one_again(netwo
     await mesh.converged(patience_s=60)
     await mesh.wanted(0, 4)
     with capsys.disabled():
-        print(f"\nLAN: a partition noticed after {noticed:.1f} s, healed {time.monotonic() - healed:.1f} s after its end")
+        took = time.monotonic() - healed
+        print(f"\nLAN: a partition noticed after {noticed:.1f} s, healed {took:.1f} s after its end")
     for number, subscription in enumerate(comes):
         await clients[1].publish(f"split.comes.{number}", b"")
         assert (await subscription.next()).subject == f"split.comes.{number}"
