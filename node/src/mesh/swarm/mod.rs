@@ -93,6 +93,7 @@ pub(crate) struct SwarmEngine {
     waiting: VecDeque<EngineEvent>,
     addresses: Vec<SocketAddr>,
     reachability: Reachability,
+    is_relaying: bool,
     /// Listening on relays, by the listener's number.
     relays: HashMap<ListenerId, PeerId>,
 }
@@ -131,7 +132,16 @@ impl SwarmEngine {
         }
         let (listening, waiting) = (BTreeSet::new(), VecDeque::new());
         let (reachability, relays) = (Reachability::default(), HashMap::new());
-        Ok(Self { swarm, dials: HashMap::new(), listening, waiting, addresses, reachability, relays })
+        Ok(Self {
+            swarm,
+            dials: HashMap::new(),
+            listening,
+            waiting,
+            addresses,
+            reachability,
+            is_relaying: false,
+            relays,
+        })
     }
 
     /// Where the engine listens: TCP and QUIC, then WebSocket if it does.
@@ -161,6 +171,7 @@ impl SwarmEngine {
                 for wish in services.inner.on_event(event, links.rules(), &mut self.reachability) {
                     self.grant(wish);
                 }
+                self.judge_relaying();
                 return self.waiting.pop_front();
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
@@ -224,6 +235,7 @@ impl SwarmEngine {
     fn moved(&mut self) -> EngineEvent {
         let direct = self.listening.iter().filter(|address| !is_relayed(address));
         self.reachability.set_own(direct.filter_map(ip_of));
+        self.judge_relaying();
         EngineEvent::Listening(self.announced())
     }
 
@@ -244,6 +256,18 @@ impl SwarmEngine {
         for address in self.listening.iter().filter(fits).cloned().collect::<Vec<_>>() {
             self.swarm.add_external_address(address);
         }
+        self.judge_relaying();
+    }
+
+    /// Serves as a relay when this node can be dialled, and only then.
+    fn judge_relaying(&mut self) {
+        let is_direct = |address: &&Multiaddr| !is_relayed(address) && !is_loopback(address);
+        let can_be_dialled = self.swarm.external_addresses().any(|address| is_direct(&address));
+        let is_relaying = can_be_dialled && !self.reachability.is_hidden();
+        if std::mem::replace(&mut self.is_relaying, is_relaying) != is_relaying {
+            tracing::debug!(is_relaying, "relaying for members");
+            self.swarm.behaviour_mut().services.inner.set_relaying(is_relaying);
+        }
     }
 
     /// Where others can dial this node. Addresses of this machine only are of use to nobody else, unless there are no
@@ -251,9 +275,8 @@ impl SwarmEngine {
     fn announced(&self) -> Vec<Multiaddr> {
         let external = self.swarm.external_addresses();
         let all: BTreeSet<&Multiaddr> = self.listening.iter().chain(external).collect();
-        let is_loopback =
-            |address: &&&Multiaddr| ip_of(address).is_some_and(|ip| ip.is_loopback()) && !is_relayed(address);
-        let (local, reachable): (Vec<&Multiaddr>, Vec<&Multiaddr>) = all.iter().partition(|a| is_loopback(a));
+        let is_local = |address: &&&Multiaddr| is_loopback(address) && !is_relayed(address);
+        let (local, reachable): (Vec<&Multiaddr>, Vec<&Multiaddr>) = all.iter().partition(is_local);
         let chosen = if reachable.is_empty() { local } else { reachable };
         chosen.into_iter().cloned().collect()
     }
@@ -324,6 +347,10 @@ impl Engine for SwarmEngine {
             }
         }
     }
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    ip_of(address).is_some_and(|ip| ip.is_loopback())
 }
 
 fn lan(id: PeerId) -> io::Result<mdns::tokio::Behaviour> {

@@ -83,10 +83,21 @@ impl Services {
             identify: identify::Behaviour::new(identify),
             kademlia,
             autonat: autonat::Behaviour::new(id, reachability),
-            relay: relay::Behaviour::new(id, relay),
+            relay: {
+                let mut relay = relay::Behaviour::new(id, relay);
+                relay.set_status(Some(relay::Status::Disable));
+                relay
+            },
             relay_client,
             dcutr: dcutr::Behaviour::new(id),
         }
+    }
+
+    /// Serves as a relay, or does not. Left to itself, libp2p would have a node serve that is only reached through another
+    /// relay.
+    pub(super) fn set_relaying(&mut self, is_relaying: bool) {
+        let status = if is_relaying { relay::Status::Enable } else { relay::Status::Disable };
+        self.relay.set_status(Some(status));
     }
 
     /// Asks the members who else there is near a peer that cannot be found.
@@ -109,7 +120,10 @@ impl Services {
                     self.kademlia.add_address(&peer_id, address.clone());
                 }
                 let is_relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
-                let direct = addresses.into_iter().filter(|address| is_relay && !is_relayed(address));
+                let is_elsewhere = |address: &Multiaddr| ip_of(address).is_some_and(|ip| !ip.is_loopback());
+                let direct = addresses
+                    .into_iter()
+                    .filter(|address| is_relay && !is_relayed(address) && is_elsewhere(address));
                 let observed = Some(&info.observed_addr).filter(|address| !is_relayed(address));
                 let member = Member { sees_us_at: observed.and_then(ip_of), relays_at: direct.collect() };
                 reserve(reachability.heard(peer_id, member))
