@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 
 from drivers.kinds import KINDS
+from mesh import Mesh
+from network import NEEDED, Network
 from services import UPSTREAMS, Services
 from waymeet_node import NatsServer, StartFailed, Waymeet
 
@@ -127,6 +129,23 @@ async def world(request, pytestconfig):
 def binary(pytestconfig):
     """The node's program, for tests that start it themselves."""
     return pytestconfig.getoption("--binary")
+
+
+@pytest.fixture
+async def network(pytestconfig):
+    """An empty network of namespaces, which ends with the test."""
+    if NEEDED in pytestconfig.getoption("--without"):
+        pytest.skip(f"{NEEDED} are not to be had here")
+    async with Network() as network:
+        yield network
+
+
+@pytest.fixture
+async def mesh(binary, network):
+    """A mesh whose nodes run on hosts of the network; it ends before the network does."""
+    mesh = Mesh(binary)
+    yield mesh
+    await mesh.stop()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class Mesh:
     def __init__(self, binary):
         self.binary = binary
         self.nodes = []
+        self._markers = 0
 
     async def start(self, shape, transport="tcp", config=None, flags=None):
         """Starts the nodes one after the other and waits until all know all."""
@@ -55,7 +56,15 @@ class Mesh:
         await node.start(config="\n".join([*lines, config or ""]), flags=flags)
         return node
 
-    async def converged(self, alive=None):
+    async def join(self, host, *addresses, flags=None, mesh="0.0.0.0:4224", environment=None):
+        """Starts one more node, on a host of a network, that joins these addresses."""
+        node = Waymeet(self.binary, within=host)
+        flags = {"--name": host.name, "--mesh": mesh, "--join": list(addresses), **(flags or {})}
+        self.nodes.append(node)
+        await node.start(flags=flags, env=environment)
+        return node
+
+    async def converged(self, alive=None, patience_s=PATIENCE_S):
         """Waits until each of the nodes (by number; all of them by default) reaches exactly the others."""
         alive = range(len(self.nodes)) if alive is None else alive
         ids = {self.nodes[i].peer_id for i in alive}
@@ -63,7 +72,7 @@ class Mesh:
         def agree(all_peers):
             return all({p["id"] for p in peers} == ids - {node} for node, peers in all_peers.items())
 
-        await self.until(agree, alive)
+        await self.until(agree, alive, patience_s)
 
     async def wanted(self, number, interests, alive=None):
         """Waits until every other node knows that node `number` wants so many filters and groups."""
@@ -75,10 +84,23 @@ class Mesh:
 
         await self.until(know, alive)
 
-    async def until(self, holds, alive=None):
+    async def known(self, near, far):
+        """Waits until the node of the client `near` knows what the client `far` has subscribed to so far. A node tells what
+        it wants in order: when a message reaches a later subscription, the earlier ones are known."""
+        self._markers += 1
+        marker = f"known.{self._markers}"
+        later = await far.subscribe(marker)
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while later.deliveries.empty():
+            assert asyncio.get_running_loop().time() < deadline, "it is not known what is wanted"
+            await near.publish(marker, b"")
+            await asyncio.sleep(STEP_S)
+        await later.close()
+
+    async def until(self, holds, alive=None, patience_s=PATIENCE_S):
         """Polls `/peers` of the nodes until `holds({id: peers})`."""
         alive = list(range(len(self.nodes)) if alive is None else alive)
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + patience_s
         while True:
             answers = await asyncio.gather(*(peers(self.nodes[i]) for i in alive))
             all_peers = {answer["id"]: answer["peers"] for answer in answers}

@@ -113,19 +113,24 @@ class Server:
 
 
 class Waymeet(Server):
-    """The node. `config` is TOML; `flags` replace the ones that pick free ports."""
+    """The node. `config` is TOML; `flags` replace the ones that pick free ports, and `None` leaves one out.
 
-    def __init__(self, binary):
+    `within` is a `network.Host` for it to run in; clients then reach it through ports outside."""
+
+    def __init__(self, binary, within=None):
         super().__init__()
         self.binary = str(binary)
+        self.within = within
 
     async def start(self, config="", flags=None, env=None):
         defaults = {f"--{listener}": "127.0.0.1:0" for listener in ADDRESSES}
         # As by default, but for the port.
         defaults["--mesh"] = "127.0.0.1:0"
         flags = {**defaults, "--data-dir": str(self.directory / "data"), **(flags or {})}
-        argv = [self.binary, "serve"]
+        argv = [*(self.within.argv if self.within else []), self.binary, "serve"]
         for flag, values in flags.items():
+            if values is None:
+                continue
             # A list stands for a flag that is given several times.
             for value in values if isinstance(values, list) else [values]:
                 argv += [flag, value]
@@ -151,7 +156,11 @@ class Waymeet(Server):
             self.ws = f"/ip4/{mesh[1]}/tcp/{mesh[2]}/ws"
         for name in wanted:
             if address := ADDRESSES[name].search(self.log):
-                setattr(self, name, f"{name}://{address[1]}")
+                reached = address[1]
+                if self.within and name != "coap":
+                    host, _, port = reached.rpartition(":")
+                    reached = await self.within.forward(host, int(port))
+                setattr(self, name, f"{name}://{reached}")
         if self.http:
             self.websocket = self.http.replace("http://", "ws://")
             self.page = f"{self.http}/"

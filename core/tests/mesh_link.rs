@@ -65,6 +65,33 @@ fn of_two_links_between_two_nodes_both_keep_the_same_and_lose_nothing() {
 }
 
 #[test]
+fn a_direct_link_takes_the_place_of_a_relayed_one_and_nothing_is_lost() {
+    for (relayed, direct) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
+        let mut network = Network::new(Options::default());
+        network.add_many(2);
+        network.subscribe(1, 1, "t", None);
+        network.connect_with(relayed, 1 - relayed, Duration::from_millis(3), 5);
+        network.run_for(QUIET);
+        let kept = network.connect(direct, 1 - direct);
+        for number in 0..40 {
+            network.publish_text(0, "t", &number.to_string());
+            network.run_for(Duration::from_micros(500));
+        }
+        network.run_for(QUIET);
+        // A relayed one beside it changes nothing.
+        network.connect_with(relayed, 1 - relayed, Duration::from_millis(3), 5);
+        network.run_for(QUIET);
+        for node in 0..2 {
+            let links: Vec<LinkId> = network.mesh(node).links().map(|link| link.link).collect();
+            assert_eq!(links, [kept], "relayed by {relayed}, direct by {direct}");
+            let left = network.node(node).events.iter().any(|event| matches!(event, Event::Left(_)));
+            assert!(!left, "nobody was ever out of reach");
+        }
+        assert_eq!(network.node(1).clients.got.len(), 40, "relayed by {relayed}, direct by {direct}");
+    }
+}
+
+#[test]
 fn both_dial_at_once() {
     let mut network = Network::new(Options::default());
     network.add_many(2);

@@ -217,3 +217,26 @@ fn a_link_through_a_relay_is_used_only_where_there_is_no_better() {
     network.run_for(QUIET);
     assert_eq!(payloads(&mut network, 2), ["x", "y"]);
 }
+
+#[test]
+fn a_reply_subject_that_crossed_is_short_and_leads_back() {
+    let mut network = network(&[(0, 1), (1, 2)]);
+    network.subscribe(2, 1, "ask", None);
+    network.subscribe(0, 2, "inbox.1", None);
+    network.run_for(QUIET);
+    network.publish(0, &Message { reply: Some(subject("inbox.1")), ..Message::new(subject("ask"), b"?") });
+    network.run_for(QUIET);
+    let request = network.node(2).clients.got[0].message.clone();
+    let way_back = request.reply().expect("it was given one").as_str().to_owned();
+    assert_eq!(way_back.len(), "_PEER..inbox.1".len() + 16, "{way_back}");
+    network.publish_text(2, &way_back, "!");
+    network.run_for(QUIET);
+    assert_eq!(payloads(&mut network, 0), ["!"]);
+    // To its former life nothing leads.
+    network.crash(0);
+    network.start(0);
+    network.connect(0, 1);
+    network.subscribe(0, 2, "inbox.1", None);
+    network.run_for(QUIET);
+    assert_eq!(network.publish_text(2, &way_back, "late").links, 0);
+}

@@ -58,8 +58,6 @@ async def test_publish_reaches_every_kind_two_nodes_on(line, subscriber, publish
 async def test_a_request_finds_its_service_two_nodes_on(line, requester, responder):
     if responder not in KINDS:
         pytest.skip("a service behind an upstream is no client")
-    if responder == "coap-client":
-        pytest.skip("coap-client keeps 100 bytes of a path, and a reply subject that crossed is longer")
     service = await line.far.client(responder)
     subject = f"ask.{responder}"
 
@@ -70,6 +68,32 @@ async def test_a_request_finds_its_service_two_nodes_on(line, requester, respond
     await line.far.once(("service", responder), serve)
     outcome = await (await line.near.client(requester)).request(subject, BODY)
     assert (outcome.kind, outcome.payload) == ("reply", BODY[::-1]), outcome
+
+
+async def test_a_client_without_headers_is_not_told_that_nobody_answers(line):
+    """As nats-server has it: what tells it has a header and no body, and without the header would look like an answer."""
+    options = {
+        "none": b'{"verbose":false}',
+        "headers": b'{"verbose":false,"headers":true}',
+        "both": b'{"verbose":false,"headers":true,"no_responders":true}',
+    }
+    clients = {}
+    for name, option in options.items():
+        clients[name] = client = await RawTcp.open(line.nodes[0].nats)
+        await client.until(b"\r\n")
+        await client.send(b"CONNECT %s\r\nSUB inbox.%s.* 1\r\nPING\r\n" % (option, name.encode()))
+        await client.until(b"PONG\r\n")
+    # One after the other, and the last one is told: by then the others would have been.
+    far = line.nodes[2].peer_id.encode()
+    for name, client in clients.items():
+        await client.send(b"PUB _PEER.%s.nobody inbox.%s.1 0\r\n\r\nPING\r\n" % (far, name.encode()))
+        if name != "both":
+            assert await client.until(b"PONG\r\n") == b"PONG\r\n"
+    await clients["both"].until(b"HMSG inbox.both.1 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n")
+    for name in ("none", "headers"):
+        await clients[name].send(b"PING\r\n")
+        assert await clients[name].until(b"PONG\r\n") == b"PONG\r\n"
+    await asyncio.gather(*(client.close() for client in clients.values()))
 
 
 async def test_one_node_is_addressed_by_its_id(line):

@@ -276,6 +276,44 @@ async def test_publish(admin, speaker, subject, expected):
     assert (first == subject) == expected
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def beyond(node, pytestconfig):
+    """Another node of the mesh, which has no rules, and somebody who receives there."""
+    other = Waymeet(pytestconfig.getoption("--binary"))
+    await other.start(flags={"--join": node.join})
+    async with nats_py(other) as client:
+        arrived = asyncio.Queue()
+
+        async def on_message(message):
+            # Not what the node says of who joins.
+            if not message.subject.startswith("$SYS.PEER."):
+                arrived.put_nowait(message.subject)
+
+        await client.subscribe(">", cb=on_message)
+        await client.flush(5)
+        async with nats_py(node, user="admin", password=PASSWORD) as admin:
+            while (await admin.request("$SYS.REQ.PEERS", b"")).data.find(other.peer_id.encode()) < 0:
+                await asyncio.sleep(0.05)
+        yield other.peer_id, arrived
+    await other.stop()
+
+
+async def test_publish_to_one_node(node, beyond, speaker):
+    """`_PEER.<id>.<subject>` counts as the subject that it is delivered as, here and on another node."""
+    if isinstance(speaker, Lines):
+        pytest.skip("a raw listener has one subject")
+    peer, arrived = beyond
+    expected = []
+    for subject, is_allowed in PUBLISH:
+        await speaker.publish(f"_PEER.{peer}.{subject}")
+        expected += [subject] if is_allowed else []
+    await speaker.publish(f"_PEER.{peer}.marker")
+    got = [await asyncio.wait_for(arrived.get(), 5)]
+    while got[-1] != "marker":
+        got.append(await asyncio.wait_for(arrived.get(), 5))
+    assert got == [*expected, "marker"]
+
+
 @pytest.mark.parametrize("subject_filter,queue,subject,expected", SUBSCRIBE)
 async def test_subscribe(admin, speaker, subject_filter, queue, subject, expected):
     if isinstance(speaker, Lines):

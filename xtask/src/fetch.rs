@@ -21,7 +21,15 @@ const DEBIAN: &[(&[&str], &str, &[&str])] = &[
     (&["nc"], "netcat-openbsd", &["nc"]),
     (&["logger"], "bsdutils", &["logger"]),
     (&["javac"], "default-jdk-headless", &["java"]),
+    (&["ip"], "iproute2", &[NAMESPACES]),
+    (&["nft"], "nftables", &[NAMESPACES]),
+    (&["sysctl"], "procps", &[NAMESPACES]),
 ];
+
+/// What the suites that make networks of their own need; `interop/network.py` says how they make them.
+const NAMESPACES: &str = "namespaces";
+/// Ways to a network namespace: as root, and as anybody else.
+const UNSHARE: &[&[&str]] = &[&["--net"], &["--user", "--map-root-user", "--net"]];
 
 /// What the suites run with.
 pub struct Clients {
@@ -46,6 +54,7 @@ pub fn libcoap_headers() -> Result<()> {
 pub fn clients() -> Result<Clients> {
     fs::create_dir_all(folder())?;
     let mut missing = programs()?;
+    missing.extend(namespaces());
     let python = python("venv", &shell::root().join("interop").join("requirements.txt"))?;
     missing.extend(py_libp2p().map(|reason| ("py-libp2p", reason)));
     javascript()?;
@@ -136,6 +145,23 @@ fn async_nats() -> Result<()> {
     shell::run(build.arg("--target-dir").arg(shell::target()))?;
     fs::copy(shell::debug_binary("async-nats-agent"), folder().join("async-nats-agent"))?;
     Ok(())
+}
+
+/// Why this machine allows no network of its own to a test, if it does not.
+fn namespaces() -> Option<(&'static str, String)> {
+    let allows = |options: &&[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(*options).arg("true");
+        shell::output(&mut unshare).is_ok()
+    };
+    let reason = if !Path::new("/dev/net/tun").exists() {
+        "there is no /dev/net/tun"
+    } else if !UNSHARE.iter().any(allows) {
+        "this user may not make network namespaces"
+    } else {
+        return None;
+    };
+    Some((NAMESPACES, reason.to_owned()))
 }
 
 /// Installs what is missing when this is root on a Debian; says which client kinds are left out.

@@ -179,7 +179,7 @@ impl<I: Identity> Mesh<I> {
         let mut message = *message;
         if let Some(reply) = message.reply.filter(|reply| !is_reserved(reply.as_str())) {
             self.scratch.clear();
-            self.scratch.extend(["_PEER.", &node.text, ".", reply.as_str()]);
+            self.scratch.extend(["_PEER.", &node.token, ".", reply.as_str()]);
             match Subject::new(&self.scratch) {
                 Ok(reply) => message.reply = Some(reply),
                 Err(_) => {

@@ -6,6 +6,7 @@
 //! The side that dialled proves first; the other proves only after it has seen that proof, so that who merely
 //! dials learns nothing about the secret.
 
+use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ const PROOF_LABEL: &[u8] = b"waymeet link 1 proof";
 
 impl<I: Identity> Mesh<I> {
     /// A connection to `peer` is open, and the transport has proved that it is that peer. `cost` is 1 for a
-    /// direct connection and more for one through a relay.
+    /// direct connection and more for one through a relay; both ends give the same.
     pub fn link_up(&mut self, now: Instant, id: LinkId, peer: PeerId, dialled: Dialled, cost: u32) {
         let mut link = Link::new(id, peer.clone(), dialled, cost.clamp(1, MAX_COST), now);
         let attempt = self.attempt(dialled);
@@ -205,11 +206,11 @@ impl<I: Identity> Mesh<I> {
         self.push_event(Event::LinkUp { link: id, peer });
     }
 
-    /// Of two links to one peer the greater stays: that to the peer's later life; then one that the node with
-    /// the smaller id dialled; then the latest.
-    fn rank(&self, link: &Link) -> (u64, bool, (u64, u64)) {
+    /// Of two links to one peer the greater stays: that to the peer's later life; then one that needs no relay, which
+    /// both ends see alike; then one that the node with the smaller id dialled; then the latest.
+    fn rank(&self, link: &Link) -> (u64, Reverse<u32>, bool, (u64, u64)) {
         let dialler_is_smaller = (self.peer < link.peer) == (link.dialled == Dialled::ByUs);
-        (link.peer_epoch, dialler_is_smaller, link.age)
+        (link.peer_epoch, Reverse(link.cost), dialler_is_smaller, link.age)
     }
 
     /// Uses a link no more, but takes what is still under way on it, until the peer has said the same.

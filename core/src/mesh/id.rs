@@ -59,6 +59,21 @@ impl Tag {
     pub fn new(identity: &impl Identity, peer: &PeerId, epoch: u64) -> Self {
         Self(head(identity.sha256(&[peer.as_bytes(), &epoch.to_be_bytes()])))
     }
+
+    /// The tag as one subject token: 16 hexadecimal digits in lower case. Reply subjects carry it and not the peer id,
+    /// whose text is three times as long: coap-client, for one, keeps no more than 100 bytes of a path.
+    pub(super) fn token(self) -> String {
+        format!("{:016x}", self.0)
+    }
+
+    /// Reads [`Tag::token`].
+    pub(super) fn from_token(token: &str) -> Option<Self> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if token.len() != 16 || !token.bytes().all(is_digit) {
+            return None;
+        }
+        u64::from_str_radix(token, 16).ok().map(Self)
+    }
 }
 
 impl fmt::Debug for Tag {

@@ -29,7 +29,7 @@
 //!
 //! # Requests
 //!
-//! The reply subject of a message from another node is delivered as `_PEER.<origin>.<reply>`, so that an answer
+//! The reply subject of a message from another node is delivered as `_PEER.<origin's tag>.<reply>`, so that an answer
 //! finds its way from anywhere without interest and without state. A request says how many nodes it asks; a node
 //! that turns out to have nobody for it answers with a refusal, and when all have refused, the client learns that
 //! there are no responders.

@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// Where it stands on the rings of the overlay: does not change when it starts again.
     pub(super) position: u64,
     pub(super) tag: Tag,
+    /// The tag as one subject token.
+    pub(super) token: Box<str>,
     pub(super) epoch: u64,
     pub(super) sequence: u64,
     /// As its origin encoded and signed it.
@@ -39,10 +41,12 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(identity: &impl Identity, peer: PeerId, epoch: u64, now: Instant) -> Self {
+        let tag = Tag::new(identity, &peer, epoch);
         Self {
             text: identity.text(&peer).into(),
             position: head(identity.sha256(&[peer.as_bytes()])),
-            tag: Tag::new(identity, &peer, epoch),
+            tag,
+            token: tag.token().into(),
             peer,
             epoch,
             sequence: 0,
@@ -120,6 +124,7 @@ impl Nodes {
         self.by_tag.remove(&node.tag);
         node.epoch = epoch;
         node.tag = Tag::new(identity, &node.peer, epoch);
+        node.token = node.tag.token().into();
         self.by_tag.insert(node.tag, slot);
     }
 
@@ -139,8 +144,9 @@ impl Nodes {
         self.by_tag.get(&tag).copied()
     }
 
-    pub(super) fn by_text(&self, text: &str) -> Option<Slot> {
-        self.by_text.get(text).copied()
+    /// The node that a token names: its peer id, or the tag of its present life.
+    pub(super) fn by_token(&self, token: &str) -> Option<Slot> {
+        self.by_text.get(token).copied().or_else(|| self.by_tag(Tag::from_token(token)?))
     }
 
     /// All nodes with their slots, this one first.

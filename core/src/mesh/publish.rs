@@ -37,7 +37,7 @@ pub enum Unreachable {
     Here,
 }
 
-/// Splits `_PEER.<id>.<subject>` into the id's text and the subject that is delivered there. `None` for other
+/// Splits `_PEER.<id>.<subject>` into what names the node and the subject that is delivered there. `None` for other
 /// subjects.
 #[must_use]
 pub fn split_peer_subject<'a>(subject: Subject<'a>) -> Option<(&'a str, Subject<'a>)> {
@@ -84,12 +84,13 @@ impl<I: Identity> Mesh<I> {
         self.send_to(links, range, asked)
     }
 
-    /// Sends a message to the clients of one node, whose id's text is `id`, under the subject that it has.
+    /// Sends a message to the clients of one node under the subject that it has. `id` is the node's peer id as text or, as
+    /// in the reply subjects of messages that crossed, its tag.
     ///
     /// # Errors
     /// When there is no such node, or when it is this one.
     pub fn publish_to(&mut self, id: &str, message: &Message<'_>) -> Result<Published, Unreachable> {
-        let slot = self.nodes.by_text(id).ok_or(Unreachable::Unknown)?;
+        let slot = self.nodes.by_token(id).ok_or(Unreachable::Unknown)?;
         if slot == SELF {
             return Err(Unreachable::Here);
         }

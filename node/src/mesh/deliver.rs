@@ -33,14 +33,19 @@ impl Upstream for LocalClients<'_> {
     }
 }
 
-/// Tells the client that asked with this reply subject that nobody is left to answer.
+/// Tells the client that asked with this reply subject that nobody is left to answer. A NATS client is told when it wants
+/// that, as nats-server has it; to another an empty message would look like an answer.
 pub(super) fn no_responders(node: &NodeHandle, reply: &OwnedSubject) {
     let headers = Headers::from_block(NO_RESPONDERS);
     let answer = Message { subject: reply.as_subject(), reply: None, headers, payload: &[] };
-    publish_here(node, &answer);
+    publish(node, &answer, Reach::Askers);
 }
 
 /// Publishes what the node itself says to its own clients.
 pub(super) fn publish_here(node: &NodeHandle, message: &Message<'_>) {
-    node.shared.batch(Listener::Mesh, |publisher| publisher.publish_to(NODE, &message.into(), Reach::Here));
+    publish(node, message, Reach::Here);
+}
+
+fn publish(node: &NodeHandle, message: &Message<'_>, reach: Reach<'_>) {
+    node.shared.batch(Listener::Mesh, |publisher| publisher.publish_to(NODE, &message.into(), reach));
 }

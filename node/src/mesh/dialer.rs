@@ -177,13 +177,13 @@ impl Dialer {
         }
     }
 
-    /// A dial came to nothing; `is_self` says that this node itself is there.
+    /// A dial came to nothing; `is_self` says that this node itself is there. That ends a `--join`; a peer may well have
+    /// the same private address as this node, in another network, and be reached elsewhere.
     pub(super) fn failed(&mut self, now: Instant, dial: DialId, is_self: bool) {
-        let Some(state) = self.dials.remove(&dial).and_then(|target| self.targets.get_mut(&target)) else {
-            return;
-        };
+        let Some(target) = self.dials.remove(&dial) else { return };
+        let Some(state) = self.targets.get_mut(&target) else { return };
         state.dials.retain(|other| *other != dial);
-        state.is_self |= is_self;
+        state.is_self |= is_self && matches!(target, Target::Join(_));
         state.due = (!state.is_self).then_some(now);
     }
 
@@ -306,5 +306,18 @@ mod tests {
         let dial = dials(&dialer.act(now, |_, _| false))[0];
         dialer.failed(now, dial, true);
         assert_eq!(dialer.due(), None);
+    }
+
+    #[test]
+    fn a_peer_with_this_nodes_own_private_address_is_tried_elsewhere() {
+        let now = Instant::now();
+        let mut dialer = Dialer::new(now, 0, 7);
+        let peer = PeerId::random();
+        dialer.want(now, peer);
+        assert_eq!(dialer.act(now, |_, _| false), [Action::Locate(Target::Peer(peer))]);
+        dialer.located(now, Target::Peer(peer), vec![address(1), address(2)]);
+        let dial = dials(&dialer.act(now, |_, _| false))[0];
+        dialer.failed(now, dial, true);
+        assert_eq!(dials(&dialer.act(now, |_, _| false)).len(), 1);
     }
 }

@@ -46,7 +46,6 @@ struct Connection {
     peer: CorePeerId,
     address: Multiaddr,
     dialled: Dialled,
-    transport: Transport,
     is_up: bool,
 }
 
@@ -206,20 +205,14 @@ impl<E: Engine> Driver<E> {
     fn begin(&mut self, opened: Opened) {
         let Opened { link, peer, dialled, transport, address, stream } = opened;
         tracing::debug!(link = link.0, %address, transport = transport.as_str(), "a link begins");
-        let relayed = |other: &Connection| other.peer == peer && other.transport == Transport::Relay;
         if transport == Transport::Relay && self.is_linked(&peer) {
-            // There is a better link already.
+            // There is a better link already. The other way round, the mesh settles which one stays.
             self.engine.close(link);
             return;
         }
-        let worse =
-            self.connections.iter().filter(|(_, other)| transport != Transport::Relay && relayed(other));
-        for link in worse.map(|(link, _)| *link).collect::<Vec<_>>() {
-            self.hub.give_up(link);
-        }
         self.node.shared.exchange.join(&self.hub);
         let outbox = self.hub.link_up(link, peer.clone(), dialled, transport);
-        self.connections.insert(link, Connection { peer, address, dialled, transport, is_up: false });
+        self.connections.insert(link, Connection { peer, address, dialled, is_up: false });
         let task = LinkTask { link, node: self.node.clone(), hub: self.hub.clone(), outbox };
         self.links.spawn(async move {
             task.run(stream).await;

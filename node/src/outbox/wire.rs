@@ -143,12 +143,18 @@ impl WireOutbox {
     }
 
     /// Sets what the client said of itself; returns whether messages are encoded differently from now on.
-    pub(crate) fn set_options(&self, headers: bool, echo: bool) -> bool {
+    pub(crate) fn set_options(&self, headers: bool, echo: bool, no_responders: bool) -> bool {
         let mut state = self.state.lock();
         let changed = state.headers != headers;
         state.headers = headers;
         state.echo = echo;
+        state.no_responders = no_responders;
         changed
+    }
+
+    /// Whether the client asked to be told when nobody can answer; it takes headers then.
+    pub(crate) fn is_told_of_no_responders(&self) -> bool {
+        self.state.lock().no_responders
     }
 
     pub(crate) fn headers(&self) -> bool {

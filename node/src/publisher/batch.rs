@@ -10,7 +10,7 @@ use waymeet_core::message::RawMessage;
 use waymeet_core::subject::LastSubject;
 
 use super::crossing::Crossing;
-use super::plan::{Class, Plan, Target};
+use super::plan::{Class, Plan, Prefix, Target};
 use super::{Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
 use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
 use crate::buffers;
@@ -107,6 +107,7 @@ impl Batch {
         }
         let is_heard = match reach {
             Reach::All | Reach::Here => self.deliver_here(plan, origin, &mut run.counts, message, None),
+            Reach::Askers => self.tell_askers(plan, origin, message),
             Reach::Chosen { plain: true, groups } => {
                 self.deliver_here(plan, origin, &mut run.counts, message, Some(groups))
             }
@@ -158,6 +159,31 @@ impl Batch {
         self.deliver_to_groups(plan, origin, message, groups);
         // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
         self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin))
+    }
+
+    /// Delivers to those who are told that nobody can answer.
+    #[cold]
+    fn tell_askers(&mut self, plan: &Plan, origin: Origin, message: Message<'_>) -> bool {
+        let before = self.counts.deliveries;
+        let message = &mut Passing { message, copy: None };
+        let is_told = |subscription: &Subscription| match &subscription.outbox {
+            Outbox::Wire(wire) => wire.is_told_of_no_responders(),
+            Outbox::Mailbox(_) | Outbox::Replies(_) => true,
+        };
+        for member in plan.classes.iter().flat_map(|class| &class.members).filter(|member| is_told(member)) {
+            let target = Target { subscription: member.clone(), prefix: Prefix::PerSubject };
+            self.deliver(origin, &target, message);
+        }
+        for target in
+            plan.one_by_one.iter().chain(&plan.readers).filter(|target| is_told(&target.subscription))
+        {
+            self.deliver(origin, target, message);
+        }
+        for group in &plan.groups {
+            let mut told = group.iter().filter(|member| is_told(&member.subscription));
+            told.find(|member| self.deliver(origin, member, message));
+        }
+        self.counts.deliveries > before
     }
 
     #[inline]

@@ -7,7 +7,7 @@
 //! group's node has to be chosen, and those for one node, take the hub's lock one by one.
 
 use waymeet_core::Message;
-use waymeet_core::mesh::Block;
+use waymeet_core::mesh::{Block, Unreachable};
 
 use super::plan::{Beyond, Key, Plan};
 use super::{Pressed, Verdict};
@@ -63,16 +63,19 @@ impl Batch {
         published.links + published.dropped > 0
     }
 
-    /// Sends a message toward one node.
-    pub(super) fn cross_to(&mut self, id: &str, message: &Message<'_>) -> Verdict {
+    /// Sends a message toward one node; `None` when that is this one.
+    pub(super) fn cross_to(&mut self, id: &str, message: &Message<'_>) -> Option<Verdict> {
+        let sent = self.exchange.hub().map(|hub| hub.publish_to(id, message));
+        if sent == Some(Err(Unreachable::Here)) {
+            return None;
+        }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
-        let sent = self.exchange.hub().and_then(|hub| hub.publish_to(id, message).ok());
-        let Some(published) = sent else { return Verdict::Unmatched };
+        let Some(Ok(published)) = sent else { return Some(Verdict::Unmatched) };
         self.crossing.queued = true;
         self.counts.matched += 1;
         self.outcome.forwarded += u64::from(published.links);
-        Verdict::Matched
+        Some(Verdict::Matched)
     }
 
     /// Hands over what the run has for the nodes beyond.

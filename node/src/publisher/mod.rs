@@ -58,6 +58,8 @@ pub(crate) enum Reach<'a> {
     All,
     /// Everybody who wants it on this node.
     Here,
+    /// Those of them who are told that nobody can answer.
+    Askers,
     /// Those on this node that a node beyond has chosen: plain subscriptions if `plain`, and one member of each of
     /// the groups named.
     Chosen {
@@ -179,26 +181,34 @@ impl Publisher {
         self.batch.route(run, message, &mut self.last, reach)
     }
 
-    /// Publishes to `_PEER.<id>.<subject>`: on that node only, under the inner subject.
+    /// Publishes to `_PEER.<id>.<subject>`: on that node only, under the inner subject. Whether the publisher may is
+    /// asked here and nowhere later: the other node believes a member.
     #[cold]
     fn publish_to_node(&mut self, origin: Origin, message: &RawMessage<'_>) -> Verdict {
-        self.run = None;
+        let bound = self.run.take().and_then(|run| run.bound);
         let Ok(subject) = Subject::from_bytes(message.subject) else {
             return self.batch.refuse(origin, DropReason::Invalid);
         };
+        if let Some(reason) = bound.and_then(|bound| bound.objection(subject, message.size())) {
+            return self.batch.refuse(origin, reason);
+        }
         let Some((id, inner)) = split_peer_subject(subject) else {
             return self.batch.refuse(origin, DropReason::Invalid);
         };
         match inner.tokens().next() {
             // A way within a way leads nowhere.
-            Some("_PEER") => self.batch.refuse(origin, DropReason::Invalid),
-            Some("$SYS") if !origin.trusted => self.batch.refuse(origin, DropReason::NoPermission),
-            _ if self.batch.exchange.is_own_id(id) => {
-                let message = RawMessage { subject: inner.as_str().as_bytes(), ..*message };
-                self.publish_to(origin, &message, Reach::Here)
-            }
-            _ => self.batch.cross_to(id, &message.with_subject(inner)),
+            Some("_PEER") => return self.batch.refuse(origin, DropReason::Invalid),
+            Some("$SYS") if !origin.trusted => return self.batch.refuse(origin, DropReason::NoPermission),
+            _ => {}
         }
+        if !self.batch.exchange.is_own_id(id)
+            && let Some(verdict) = self.batch.cross_to(id, &message.with_subject(inner))
+        {
+            return verdict;
+        }
+        let message = RawMessage { subject: inner.as_str().as_bytes(), ..*message };
+        // The rules were just asked, and a reply that they allow once would be none the second time.
+        self.publish_to(Origin { policy: None, ..origin }, &message, Reach::Here)
     }
 
     /// What stands between the publisher and the subjects of a plan. The plan remembers the answer for who asked

@@ -88,3 +88,44 @@ fn one_plan_serves_subjects_that_differ_in_a_token_nobody_names() {
     assert_eq!(lines[..5], expected[..5]);
     assert!(lines[5..] == expected[5..] || lines[5..] == [expected[6], expected[5]]);
 }
+
+#[test]
+fn that_nobody_answers_is_told_to_those_who_asked_to_be_told() {
+    let metrics = Arc::new(Metrics::new());
+    let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
+    let client = |session, headers, no_responders| {
+        let wire = Arc::new(WireOutbox::new(
+            session,
+            Listener::Nats,
+            &PROTOCOL,
+            1 << 20,
+            exchange.budget.clone(),
+            metrics.clone(),
+        ));
+        wire.set_options(headers, true, no_responders);
+        let filter = SubjectFilter::new("inbox.*").unwrap();
+        let subscription = Subscription::new(filter, None, Outbox::Wire(wire.clone())).with_sid(b"1");
+        exchange.subscribe(&Arc::new(subscription));
+        wire
+    };
+    let wires = [client(2, true, true), client(3, true, false), client(4, false, false)];
+    let mut publisher = Publisher::new(exchange.clone(), 1);
+    let headers = Headers::from_block(b"NATS/1.0 503\r\n\r\n");
+    let mut publish = |subject, reach| {
+        let message = RawMessage { subject, reply: None, headers, payload: b"" };
+        publisher.publish_to(PUBLISHER, &message, reach)
+    };
+    assert_eq!(publish(b"inbox.1", Reach::Askers), Verdict::Matched);
+    assert_eq!(publish(b"inbox.2", Reach::Here), Verdict::Matched);
+    assert_eq!(publish(b"nobody", Reach::Askers), Verdict::Unmatched);
+    publisher.finish(Listener::Nats);
+    let [told, others @ ..] = wires.map(|wire| {
+        let mut out = Vec::new();
+        wire.take(&mut out);
+        String::from_utf8(out).unwrap()
+    });
+    assert!(told.contains("HMSG inbox.1 1 16 16") && told.contains("inbox.2"), "{told}");
+    for other in others {
+        assert!(!other.contains("inbox.1") && other.contains("inbox.2"), "{other}");
+    }
+}

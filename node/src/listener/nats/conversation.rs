@@ -336,7 +336,7 @@ impl Upstream for Batch<'_> {
 
     fn connected(&mut self, options: &ConnectOptions) {
         let client = &mut *self.client;
-        if client.outbox.set_options(options.headers, options.echo) {
+        if client.outbox.set_options(options.headers, options.echo, options.no_responders) {
             for subscription in client.subscriptions.values() {
                 client.node.shared.exchange.refresh(subscription);
             }

@@ -6,6 +6,7 @@ mod buffered;
 mod gate;
 mod links;
 mod muxer;
+mod reachability;
 pub(crate) mod rules;
 mod services;
 mod transport;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -27,8 +29,9 @@ use waymeet_core::mesh::{LinkId, PeerId as CorePeerId};
 
 use self::gate::Gated;
 use self::links::{Links, LinksEvent};
-use self::rules::{Rules, ip_of};
-use self::services::{Reachability, Services, Wish, is_relayed};
+use self::reachability::{Place, Reachability, is_relayed};
+use self::rules::{Rules, ip_of, is_public};
+use self::services::{Services, Wish};
 pub(crate) use self::transport::TransportSetupError;
 use super::engine::{DialId, Engine, EngineEvent};
 use super::identity::{NodeKey, to_core, to_libp2p};
@@ -92,6 +95,7 @@ pub(crate) struct SwarmEngine {
     waiting: VecDeque<EngineEvent>,
     addresses: Vec<SocketAddr>,
     reachability: Reachability,
+    is_relaying: bool,
     /// Listening on relays, by the listener's number.
     relays: HashMap<ListenerId, PeerId>,
 }
@@ -130,7 +134,16 @@ impl SwarmEngine {
         }
         let (listening, waiting) = (BTreeSet::new(), VecDeque::new());
         let (reachability, relays) = (Reachability::default(), HashMap::new());
-        Ok(Self { swarm, dials: HashMap::new(), listening, waiting, addresses, reachability, relays })
+        Ok(Self {
+            swarm,
+            dials: HashMap::new(),
+            listening,
+            waiting,
+            addresses,
+            reachability,
+            is_relaying: false,
+            relays,
+        })
     }
 
     /// Where the engine listens: TCP and QUIC, then WebSocket if it does.
@@ -160,9 +173,11 @@ impl SwarmEngine {
                 for wish in services.inner.on_event(event, links.rules(), &mut self.reachability) {
                     self.grant(wish);
                 }
+                self.judge_relaying();
                 return self.waiting.pop_front();
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.was_dialled(&endpoint);
                 let dial = self.dials.remove(&connection_id)?;
                 return Some(EngineEvent::Reached { dial, peer: to_core(&peer_id) });
             }
@@ -176,12 +191,16 @@ impl SwarmEngine {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(listener = "mesh", %address, "listening");
+                if is_public(&address) && !is_relayed(&address) {
+                    self.swarm.add_external_address(address.clone());
+                }
                 self.listening.insert(address);
-                return Some(EngineEvent::Listening(self.announced()));
+                return Some(self.moved());
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.listening.remove(&address);
-                return Some(EngineEvent::Listening(self.announced()));
+                self.swarm.remove_external_address(&address);
+                return Some(self.moved());
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a mesh listener failed once"),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -190,7 +209,7 @@ impl SwarmEngine {
                     Some(relay) => self.reachability.released(&relay),
                     None => tracing::error!(?reason, "a mesh listener ended"),
                 }
-                return Some(EngineEvent::Listening(self.announced()));
+                return Some(self.moved());
             }
             _ => {}
         }
@@ -199,7 +218,7 @@ impl SwarmEngine {
 
     fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Listen(relay, address) => match self.swarm.listen_on(address) {
+            Wish::Reserve(Place { relay, address }) => match self.swarm.listen_on(address) {
                 Ok(listener) => {
                     self.relays.insert(listener, relay);
                 }
@@ -214,14 +233,52 @@ impl SwarmEngine {
         }
     }
 
+    /// Where this node listens has changed.
+    fn moved(&mut self) -> EngineEvent {
+        let direct = self.listening.iter().filter(|address| !is_relayed(address));
+        self.reachability.set_own(direct.filter_map(ip_of));
+        self.judge_relaying();
+        EngineEvent::Listening(self.announced())
+    }
+
+    /// Who was dialled by another machine can be dialled, as far as is known: it serves as a relay. A hidden node can be
+    /// dialled by its neighbours only.
+    fn was_dialled(&mut self, endpoint: &ConnectedPoint) {
+        let ConnectedPoint::Listener { local_addr, send_back_addr } = endpoint else { return };
+        let is_elsewhere = ip_of(send_back_addr).is_some_and(|ip| !ip.is_loopback());
+        if !is_elsewhere || endpoint.is_relayed() || self.reachability.is_hidden() {
+            return;
+        }
+        // A QUIC socket for all addresses does not tell which of them was dialled.
+        let dialled = ip_of(local_addr).filter(|ip| !ip.is_unspecified());
+        let fits = |address: &&Multiaddr| {
+            let ip = ip_of(address).filter(|ip| !ip.is_loopback() && !is_relayed(address));
+            ip.is_some_and(|ip| dialled.is_none_or(|dialled| dialled == ip))
+        };
+        for address in self.listening.iter().filter(fits).cloned().collect::<Vec<_>>() {
+            self.swarm.add_external_address(address);
+        }
+        self.judge_relaying();
+    }
+
+    /// Serves as a relay when this node can be dialled, and only then.
+    fn judge_relaying(&mut self) {
+        let is_direct = |address: &&Multiaddr| !is_relayed(address) && !is_loopback(address);
+        let can_be_dialled = self.swarm.external_addresses().any(|address| is_direct(&address));
+        let is_relaying = can_be_dialled && !self.reachability.is_hidden();
+        if std::mem::replace(&mut self.is_relaying, is_relaying) != is_relaying {
+            tracing::debug!(is_relaying, "relaying for members");
+            self.swarm.behaviour_mut().services.inner.set_relaying(is_relaying);
+        }
+    }
+
     /// Where others can dial this node. Addresses of this machine only are of use to nobody else, unless there are no
     /// others.
     fn announced(&self) -> Vec<Multiaddr> {
         let external = self.swarm.external_addresses();
         let all: BTreeSet<&Multiaddr> = self.listening.iter().chain(external).collect();
-        let is_loopback =
-            |address: &&&Multiaddr| ip_of(address).is_some_and(|ip| ip.is_loopback()) && !is_relayed(address);
-        let (local, reachable): (Vec<&Multiaddr>, Vec<&Multiaddr>) = all.iter().partition(|a| is_loopback(a));
+        let is_local = |address: &&&Multiaddr| is_loopback(address) && !is_relayed(address);
+        let (local, reachable): (Vec<&Multiaddr>, Vec<&Multiaddr>) = all.iter().partition(is_local);
         let chosen = if reachable.is_empty() { local } else { reachable };
         chosen.into_iter().cloned().collect()
     }
@@ -230,6 +287,11 @@ impl SwarmEngine {
 impl Engine for SwarmEngine {
     fn dial(&mut self, dial: DialId, peer: Option<&CorePeerId>, addresses: Vec<Multiaddr>) {
         let failed = |reason: String| EngineEvent::Failed { dial, reason, hopeless: false };
+        let is_connected = |relay: &PeerId| self.swarm.is_connected(relay);
+        if !addresses.iter().all(|address| self.reachability.is_ready_for(address, is_connected)) {
+            let reason = "the relay has not said yet where it sees this node".to_owned();
+            return self.waiting.push_back(failed(reason));
+        }
         let options = match peer.map(to_libp2p) {
             Some(Some(peer)) => {
                 DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build()
@@ -264,6 +326,9 @@ impl Engine for SwarmEngine {
     fn set_member(&mut self, peer: &CorePeerId, is_member: bool) {
         if let Some(peer) = to_libp2p(peer) {
             self.swarm.behaviour_mut().services.set_member(peer, is_member);
+            if !is_member {
+                self.reachability.lost(&peer);
+            }
         }
     }
 
@@ -284,6 +349,10 @@ impl Engine for SwarmEngine {
             }
         }
     }
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    ip_of(address).is_some_and(|ip| ip.is_loopback())
 }
 
 fn lan(id: PeerId) -> io::Result<mdns::tokio::Behaviour> {

@@ -66,6 +66,17 @@ pub(crate) fn is_private(address: &Multiaddr) -> bool {
     }
 }
 
+/// Whether an address is of the Internet: everybody can dial it, unless a firewall forbids that.
+pub(crate) fn is_public(address: &Multiaddr) -> bool {
+    // RFC 6598: what a provider shares among its customers.
+    let is_shared = |ip: Ipv4Addr| ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+    let is_other = ip_of(address).is_some_and(|ip| match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !is_shared(ip),
+        IpAddr::V6(ip) => !ip.is_unspecified(),
+    });
+    is_other && !is_private(address)
+}
+
 /// RFC 1918, RFC 1122 (loopback) and RFC 3927 (link-local). Not RFC 6598: a provider's customers are strangers.
 fn is_private_v4(ip: Ipv4Addr) -> bool {
     ip.is_private() || ip.is_loopback() || ip.is_link_local()
@@ -103,6 +114,22 @@ mod tests {
             let address: Multiaddr = address.parse().unwrap();
             assert_eq!(rules.admit_address(&address).is_ok(), admitted, "{address}");
             assert!(Rules::default().admit_address(&address).is_ok());
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_those_of_the_internet() {
+        for (address, public) in [
+            ("/ip4/203.0.113.1/tcp/1", true),
+            ("/ip6/2001:db8::1/udp/1/quic-v1", true),
+            ("/ip4/100.64.0.1/tcp/1", false),
+            ("/ip4/100.128.0.1/tcp/1", true),
+            ("/ip4/0.0.0.0/tcp/1", false),
+            ("/ip4/10.0.0.1/tcp/1", false),
+            ("/ip6/fe80::1/tcp/1", false),
+            ("/dns4/example.com/tcp/1", false),
+        ] {
+            assert_eq!(is_public(&address.parse().unwrap()), public, "{address}");
         }
     }
 

@@ -3,15 +3,14 @@
 //! Owns the settings of those protocols and what is made of what they find out. It must not serve anybody whose proof
 //! the mesh has not seen: it stands behind the gate.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, PeerId, StreamProtocol, autonat, dcutr, identify, kad, relay};
 
-use super::rules::Rules;
+use super::reachability::{Member, Place, Reachability, is_relayed};
+use super::rules::{Rules, ip_of};
 
 /// What identify calls this network.
 const NETWORK: &str = "/waymeet/1";
@@ -22,8 +21,6 @@ const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30);
 /// When a node first asks whether it can be dialled, and how often until it knows.
 const REACHABILITY_DELAY: Duration = Duration::from_secs(2);
 const REACHABILITY_RETRY: Duration = Duration::from_secs(15);
-/// How many relays a node that cannot be dialled reserves a place at.
-const RELAYS: usize = 2;
 /// How long a relayed link may last, and how long a place is reserved. What it carries is not bounded (0): it is a link like
 /// others, until a direct one takes its place.
 const CIRCUIT_DURATION: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -45,21 +42,11 @@ pub(super) struct Services {
     dcutr: dcutr::Behaviour,
 }
 
-/// What a node knows of who can be dialled.
-#[derive(Debug, Default)]
-pub(super) struct Reachability {
-    /// This node cannot be dialled from everywhere.
-    is_hidden: bool,
-    /// Members that serve as relays, and where they are.
-    relays: HashMap<PeerId, Vec<Multiaddr>>,
-    reserved: Vec<PeerId>,
-}
-
 /// What the engine is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Listen on this relayed address.
-    Listen(PeerId, Multiaddr),
+    /// Listen there.
+    Reserve(Place),
     /// A member is said to be there.
     Found(PeerId, Multiaddr),
 }
@@ -96,10 +83,21 @@ impl Services {
             identify: identify::Behaviour::new(identify),
             kademlia,
             autonat: autonat::Behaviour::new(id, reachability),
-            relay: relay::Behaviour::new(id, relay),
+            relay: {
+                let mut relay = relay::Behaviour::new(id, relay);
+                relay.set_status(Some(relay::Status::Disable));
+                relay
+            },
             relay_client,
             dcutr: dcutr::Behaviour::new(id),
         }
+    }
+
+    /// Serves as a relay, or does not. Left to itself, libp2p would have a node serve that is only reached through another
+    /// relay.
+    pub(super) fn set_relaying(&mut self, is_relaying: bool) {
+        let status = if is_relaying { relay::Status::Enable } else { relay::Status::Disable };
+        self.relay.set_status(Some(status));
     }
 
     /// Asks the members who else there is near a peer that cannot be found.
@@ -121,18 +119,18 @@ impl Services {
                 for address in &addresses {
                     self.kademlia.add_address(&peer_id, address.clone());
                 }
-                if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
-                    let direct = addresses.into_iter().filter(|address| !is_relayed(address));
-                    reachability.relays.insert(peer_id, direct.collect());
-                } else {
-                    reachability.relays.remove(&peer_id);
-                }
-                reachability.reserve()
+                let is_relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+                let is_elsewhere = |address: &Multiaddr| ip_of(address).is_some_and(|ip| !ip.is_loopback());
+                let direct = addresses
+                    .into_iter()
+                    .filter(|address| is_relay && !is_relayed(address) && is_elsewhere(address));
+                let observed = Some(&info.observed_addr).filter(|address| !is_relayed(address));
+                let member = Member { sees_us_at: observed.and_then(ip_of), relays_at: direct.collect() };
+                reserve(reachability.heard(peer_id, member))
             }
             ServicesEvent::Autonat(autonat::Event::StatusChanged { new, .. }) => {
                 tracing::info!(status = ?new, "reachability");
-                reachability.is_hidden = new == autonat::NatStatus::Private;
-                reachability.reserve()
+                reserve(reachability.dialled_back(&new))
             }
             ServicesEvent::RelayClient(relay::client::Event::ReservationReqAccepted {
                 relay_peer_id,
@@ -147,7 +145,9 @@ impl Services {
                     Ok(_) => {
                         tracing::info!(peer = %remote_peer_id, "a direct connection replaces the relayed one")
                     }
-                    Err(error) => tracing::debug!(peer = %remote_peer_id, %error, "no direct connection"),
+                    Err(error) => {
+                        tracing::info!(peer = %remote_peer_id, %error, "no direct connection: the relay stays")
+                    }
                 }
                 Vec::new()
             }
@@ -167,56 +167,6 @@ impl Services {
     }
 }
 
-impl Reachability {
-    /// Places to reserve, when this node needs some that it does not have.
-    fn reserve(&mut self) -> Vec<Wish> {
-        if !self.is_hidden {
-            return Vec::new();
-        }
-        let mut wishes = Vec::new();
-        for (relay, addresses) in &self.relays {
-            if self.reserved.len() >= RELAYS {
-                break;
-            }
-            if let Some(address) = addresses.first().filter(|_| !self.reserved.contains(relay)) {
-                self.reserved.push(*relay);
-                let address = address.clone().with(Protocol::P2p(*relay)).with(Protocol::P2pCircuit);
-                wishes.push(Wish::Listen(*relay, address));
-            }
-        }
-        wishes
-    }
-
-    /// A place is lost: another may be taken.
-    pub(super) fn released(&mut self, relay: &PeerId) {
-        self.reserved.retain(|reserved| reserved != relay);
-    }
-}
-
-/// Whether an address leads through a relay.
-pub(super) fn is_relayed(address: &Multiaddr) -> bool {
-    address.iter().any(|part| part == Protocol::P2pCircuit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_node_that_cannot_be_dialled_takes_places_and_no_more_than_it_needs() {
-        let mut reachability = Reachability::default();
-        let address: Multiaddr = "/ip4/192.0.2.1/tcp/4224".parse().unwrap();
-        for _ in 0..5 {
-            reachability.relays.insert(PeerId::random(), vec![address.clone()]);
-        }
-        assert_eq!(reachability.reserve(), []);
-        reachability.is_hidden = true;
-        let wishes = reachability.reserve();
-        assert_eq!(wishes.len(), RELAYS);
-        assert!(wishes.iter().all(|wish| matches!(wish, Wish::Listen(_, address) if is_relayed(address))));
-        assert_eq!(reachability.reserve(), []);
-        let lost = reachability.reserved[0];
-        reachability.released(&lost);
-        assert_eq!(reachability.reserve().len(), 1);
-    }
+fn reserve(places: Vec<Place>) -> Vec<Wish> {
+    places.into_iter().map(Wish::Reserve).collect()
 }

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) pages: Pages,
     pub(super) headers: bool,
     pub(super) echo: bool,
+    /// The client wants to be told when nobody can answer its requests.
+    pub(super) no_responders: bool,
     /// On some publisher's flush list.
     pub(super) listed: bool,
     pub(super) flushing: bool,
