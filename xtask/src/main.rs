@@ -32,8 +32,8 @@ usage: cargo xtask COMMAND
         --write, --redraw    write tables and charts into docs/, after measuring or without
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…]]
                              the mesh in virtual time: random troubles against a model, or figures at scale
-  load [--parts NAME,…] [--nats N] [--sse N] [--observers N]
-                             very many sessions, and subscribers that stop reading, on a node
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…]
+                             very many sessions, subscribers that stop reading, and abuse, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
                              fuzz smoke";
 
