@@ -12,7 +12,10 @@ mod dtls;
 mod lines;
 mod mesh;
 mod nats;
+#[cfg(feature = "node")]
+mod node;
 mod subject;
+mod websocket;
 
 pub use coap::{coap_codec, coap_session};
 pub use coap_blocks::coap_blocks;
@@ -22,13 +25,17 @@ pub use dtls::dtls_front;
 pub use lines::raw_lines;
 pub use mesh::{mesh_codec, mesh_link};
 pub use nats::{nats_parser, nats_session};
+#[cfg(feature = "node")]
+pub use node::{client_certificate, configuration, secrets};
 pub use subject::subject;
+pub use websocket::websocket;
 
 /// A target's name, which is also that of its folder in `seeds`, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target. A new one gets a line here, a file in `fuzz_targets`, a `[[bin]]` in the manifest and
 /// a folder in `seeds`.
+#[cfg(not(feature = "node"))]
 pub const TARGETS: &[Target] = &[
     ("coap_blocks", coap_blocks),
     ("coap_client", coap_client),
@@ -42,4 +49,10 @@ pub const TARGETS: &[Target] = &[
     ("nats_session", nats_session),
     ("raw_lines", raw_lines),
     ("subject", subject),
+    ("websocket", websocket),
 ];
+
+/// Those of the node, which are in `src/node`.
+#[cfg(feature = "node")]
+pub const TARGETS: &[Target] =
+    &[("client_certificate", client_certificate), ("configuration", configuration), ("secrets", secrets)];

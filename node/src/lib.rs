@@ -25,6 +25,8 @@ pub mod microbench;
 mod node;
 mod outbox;
 mod peers;
+#[doc(hidden)]
+pub mod probe;
 mod publisher;
 mod shared;
 mod subscription;
@@ -38,6 +40,8 @@ pub use auth::{AuthError, hash_secret};
 pub use client::{Client, ClientError, Service};
 pub use delivery::Delivery;
 pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, SubscribeError, SubscriptionId};
+#[doc(hidden)]
+pub use listener::http::serve_websocket_echo;
 pub use mesh::{IdentityError, MeshError, Peer, Peers};
 pub use metrics::{BatchCounts, DropReason, Listener, Metrics, SessionGuard};
 pub use node::{Addresses, Node, NodeBuilder, StartError};

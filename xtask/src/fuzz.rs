@@ -48,11 +48,30 @@ pub fn run(options: &Options) -> Result<()> {
         return guided(options);
     }
     println!("fuzz: the smoke run, on stable Rust without coverage");
-    let mut smoke = shell::cargo();
-    smoke.args(["run", "--quiet", "--locked", "--release", "--bin", "smoke"]);
-    smoke.arg("--target-dir").arg(shell::target().join("fuzz"));
+    let of_node = options.target.as_deref().map(is_of_node);
+    if of_node != Some(true) {
+        let mut smoke = shell::cargo();
+        smoke.args(["run", "--quiet", "--locked", "--release", "--bin", "smoke"]);
+        smoke.arg("--target-dir").arg(shell::target().join("fuzz"));
+        run_smoke(&mut smoke, options)?;
+    }
+    if of_node != Some(false) {
+        // Unoptimised, with what the tests have built already: the whole node takes minutes to compile.
+        let mut smoke = shell::cargo();
+        smoke.args(["run", "--quiet", "--locked", "--features", "node", "--bin", "smoke"]);
+        run_smoke(smoke.arg("--target-dir").arg(shell::target()), options)?;
+    }
+    Ok(())
+}
+
+fn run_smoke(smoke: &mut Command, options: &Options) -> Result<()> {
     smoke.arg("--").arg(options.seconds.to_string()).args(&options.target);
     shell::run(smoke.current_dir(shell::root().join("fuzz")))
+}
+
+/// Whether a target is of what is in the node and not in core.
+fn is_of_node(name: &str) -> bool {
+    shell::root().join("fuzz").join("src").join("node").join(format!("{name}.rs")).is_file()
 }
 
 fn guided(options: &Options) -> Result<()> {
@@ -62,7 +81,8 @@ fn guided(options: &Options) -> Result<()> {
     };
     for name in names {
         let mut fuzz = cargo_fuzz();
-        fuzz.args(["run", "--features", "libfuzzer", &name]);
+        let features = if is_of_node(&name) { "libfuzzer,node" } else { "libfuzzer" };
+        fuzz.args(["run", "--features", features, &name]);
         // libFuzzer writes into the first folder and reads the others.
         let corpus = shell::root().join("fuzz").join("corpus").join(&name);
         std::fs::create_dir_all(&corpus)?;

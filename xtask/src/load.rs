@@ -1,9 +1,10 @@
 //! `cargo xtask load`: what a node does when there are very many sessions, or some that stop reading.
 //!
 //! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
-//! `clients`' and the parts are `crowd`, `observers` and `stall`. Counts and events decide; times are printed, because
+//! `clients`' and the parts are `crowd`, `observers`, `stall` and `abuse`. Counts and events decide; times are printed, because
 //! a machine that does something else meanwhile may be slow without anybody's fault.
 
+mod abuse;
 mod clients;
 mod crowd;
 mod field;
@@ -30,6 +31,8 @@ pub struct Options {
     nats_connections: usize,
     sse_readers: usize,
     coap_endpoints: usize,
+    /// Of the part `abuse`; empty means all.
+    attacks: Vec<String>,
 }
 
 /// One part of the load.
@@ -40,22 +43,29 @@ enum Part {
     Nats,
     Sse,
     Coap,
+    Abuse,
 }
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("crowd", Part::Crowd),
     ("observers", Part::Observers),
     ("nats", Part::Nats),
     ("sse", Part::Sse),
     ("coap", Part::Coap),
+    ("abuse", Part::Abuse),
 ];
 
 impl Options {
     /// Reads the words after `load`.
     pub fn parse(words: &[&str]) -> Result<Self> {
         let parts = PARTS.iter().map(|(_, part)| *part).collect();
-        let mut options =
-            Self { parts, nats_connections: 10_000, sse_readers: 1_000, coap_endpoints: 20_000 };
+        let mut options = Self {
+            parts,
+            nats_connections: 10_000,
+            sse_readers: 1_000,
+            coap_endpoints: 20_000,
+            attacks: Vec::new(),
+        };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -64,6 +74,7 @@ impl Options {
                 "--nats" => options.nats_connections = number(value()?)?,
                 "--sse" => options.sse_readers = number(value()?)?,
                 "--observers" => options.coap_endpoints = number(value()?)?,
+                "--attacks" => options.attacks = value()?.split(',').map(attack).collect::<Result<_>>()?,
                 other => bail!("`{other}` is no option of load"),
             }
         }
@@ -75,7 +86,13 @@ fn part(name: &str) -> Result<Part> {
     let found = PARTS.iter().find(|(known, _)| *known == name);
     found
         .map(|(_, part)| *part)
-        .with_context(|| format!("`{name}` is no part; there are crowd, observers, nats, sse, coap"))
+        .with_context(|| format!("`{name}` is no part; there are crowd, observers, nats, sse, coap, abuse"))
+}
+
+fn attack(name: &str) -> Result<String> {
+    let found = abuse::names().find(|known| *known == name);
+    let all = || abuse::names().collect::<Vec<_>>().join(", ");
+    Ok(found.with_context(|| format!("`{name}` is no attack; there are {}", all()))?.to_owned())
 }
 
 fn number(text: &str) -> Result<usize> {
@@ -92,13 +109,15 @@ pub fn run(options: &Options) -> Result<()> {
     let mut checks = Checks::default();
     for part in &options.parts {
         // Each part has a node of its own, so that its ledger is the part's.
-        let node = Running::start(&program(), &folder())?;
+        let start = || Running::start(&program(), &folder());
         match part {
-            Part::Crowd => crowd::run(&node, options.nats_connections, options.sse_readers, &mut checks),
-            Part::Observers => observers::run(&node, options.coap_endpoints, &mut checks),
-            Part::Nats => stall::nats(&node, &mut checks),
-            Part::Sse => stall::sse(&node, &mut checks),
-            Part::Coap => stall::coap(&node, &mut checks),
+            Part::Crowd => crowd::run(&start()?, options.nats_connections, options.sse_readers, &mut checks),
+            Part::Observers => observers::run(&start()?, options.coap_endpoints, &mut checks),
+            Part::Nats => stall::nats(&start()?, &mut checks),
+            Part::Sse => stall::sse(&start()?, &mut checks),
+            Part::Coap => stall::coap(&start()?, &mut checks),
+            // Each attack has a node of its own.
+            Part::Abuse => abuse::run(&program(), &folder(), &options.attacks, &mut checks),
         }?;
     }
     checks.conclude()
@@ -135,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for words in [&["--parts", "no"][..], &["--nats", "0"], &["--sse"], &["x"]] {
+        for words in [&["--parts", "no"][..], &["--nats", "0"], &["--sse"], &["x"], &["--attacks", "no"]] {
             assert!(Options::parse(words).is_err(), "{words:?}");
         }
     }

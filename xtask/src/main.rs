@@ -33,8 +33,8 @@ usage: cargo xtask COMMAND
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…] | --curves]
                              the mesh in virtual time: random troubles against a model, figures at scale, or
                              the curves of docs/scale.md from its table
-  load [--parts NAME,…] [--nats N] [--sse N] [--observers N]
-                             very many sessions, and subscribers that stop reading, on a node
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…]
+                             very many sessions, subscribers that stop reading, and abuse, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
                              fuzz smoke";
 

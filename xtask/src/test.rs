@@ -13,7 +13,8 @@ use crate::{fetch, shell, terminal, tidy};
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 /// Programs in `node/examples` that serve until they are stopped; `cargo xtask bench` measures them.
-const SERVERS: &[&str] = &["bare_hyper", "bare_sse", "bare_udp", "coap_psk", "echo_service"];
+const SERVERS: &[&str] =
+    &["bare_hyper", "bare_sse", "bare_udp", "coap_psk", "echo_service", "websocket_echo"];
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -70,9 +71,10 @@ fn build_node() -> Result<()> {
 
 fn interop(expression: Option<&str>) -> Result<()> {
     build_node()?;
-    // The node whose CoAP clients have keys.
-    let example = ["build", "--quiet", "--locked", "--package", "waymeet", "--example", "coap_psk"];
-    shell::run(shell::cargo().args(example))?;
+    // The node whose CoAP clients have keys, and the listener's WebSocket as an echo.
+    let examples = ["--example", "coap_psk", "--example", "websocket_echo"];
+    let build = ["build", "--quiet", "--locked", "--package", "waymeet"];
+    shell::run(shell::cargo().args(build).args(examples))?;
     let clients = fetch::clients()?;
     for (kind, reason) in &clients.missing {
         if shell::is_ci() {

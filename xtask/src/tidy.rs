@@ -30,15 +30,18 @@ pub fn run() -> Result<()> {
         rust_files(&folder, &mut files)?;
     }
     files.sort();
-    let mut findings = Vec::new();
-    let mut paths = Vec::new();
+    let (mut findings, mut paths, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     for file in &files {
         let path =
             file.strip_prefix(&root).context("the file is in the workspace")?.to_string_lossy().into_owned();
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {path}"))?;
         findings.extend(rules::check_file(&path, &text));
         paths.push(path);
+        texts.push(text);
     }
+    let sources = paths.iter().map(String::as_str).zip(texts.iter().map(String::as_str));
+    let security = fs::read_to_string(root.join("SECURITY.md")).context("cannot read SECURITY.md")?;
+    findings.extend(rules::unsafe_is_stated(&security, &rules::unsafe_counts(sources)));
     let manifest =
         fs::read_to_string(root.join("core").join("Cargo.toml")).context("cannot read core/Cargo.toml")?;
     findings.extend(rules::core_dependencies(&manifest));

@@ -46,15 +46,17 @@ impl Psk {
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut text = String::new();
         file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-        let not_hex = || PskError::NotHex { path: path.to_owned() };
+        Self::new(Self::bytes_from_hex(&text).ok_or_else(|| PskError::NotHex { path: path.to_owned() })?)
+    }
+
+    /// The bytes that a text stands for: two digits each, and white space around them only.
+    pub(crate) fn bytes_from_hex(text: &str) -> Option<Vec<u8>> {
         let digits = text.trim().as_bytes();
         if !digits.len().is_multiple_of(2) {
-            return Err(not_hex());
+            return None;
         }
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-        let bytes = digits.chunks_exact(2).map(byte).collect::<Option<Vec<_>>>().ok_or_else(not_hex)?;
-        Self::new(bytes)
+        digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
     }
 }
 

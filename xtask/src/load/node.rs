@@ -29,13 +29,30 @@ pub struct Counters(String);
 impl Running {
     /// Starts a node on free ports of loopback.
     pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let coap = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        Self::start_with(program, folder, coap, None, false)
+    }
+
+    /// Starts a node with a configuration file; the ports of NATS and HTTP are free ones of loopback.
+    pub fn start_with(
+        program: &Path,
+        folder: &Path,
+        coap: SocketAddr,
+        config: Option<&Path>,
+        has_mesh: bool,
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         // The ports are free again when the sockets are gone.
         let (nats, http) = (free_port()?, free_port()?);
-        let coap = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new(program);
         command.args(["serve", "--nats", &nats.to_string(), "--http", &http.to_string()]);
-        command.args(["--mesh", "off", "--coap", &coap.to_string(), "--data-dir"]).arg(folder.join("data"));
+        command.args(["--coap", &coap.to_string(), "--data-dir"]).arg(folder.join("data"));
+        if !has_mesh {
+            command.args(["--mesh", "off"]);
+        }
+        if let Some(config) = config {
+            command.arg("-c").arg(config);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().context("cannot start the node")?;
         let mut running = Self { child, nats, http, coap };
@@ -50,6 +67,10 @@ impl Running {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(running)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory of the process, in bytes.
@@ -136,7 +157,8 @@ impl Counters {
     }
 }
 
-fn free_port() -> Result<SocketAddr> {
+/// A TCP port that was free a moment ago.
+pub fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

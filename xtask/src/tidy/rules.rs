@@ -184,6 +184,32 @@ fn import_edges(path: &str, code: &str) -> Vec<Finding> {
     findings
 }
 
+/// How often `unsafe` stands in each file of what is shipped, for those that have any.
+pub fn unsafe_counts<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, usize)> {
+    let shipped = files.filter(|(path, _)| path.starts_with("core/src/") || path.starts_with("node/src/"));
+    let counted = shipped.map(|(path, text)| {
+        (path.to_owned(), words(&code_only(text)).filter(|(_, word)| *word == "unsafe").count())
+    });
+    counted.filter(|(_, count)| *count > 0).collect()
+}
+
+/// SECURITY.md says where `unsafe` is and how often: rows such as "| `node/src/a.rs` | 3 | what for |".
+pub fn unsafe_is_stated(document: &str, counts: &[(String, usize)]) -> Vec<Finding> {
+    let row = |line: &str| -> Option<(String, usize)> {
+        let mut cells = line.strip_prefix("| `")?.split('|');
+        let path = cells.next()?.trim().strip_suffix('`')?;
+        Some((path.strip_suffix(".rs").map(|_| path.to_owned())?, cells.next()?.trim().parse().ok()?))
+    };
+    let stated: Vec<_> = document.lines().filter_map(row).collect();
+    let missing = counts.iter().filter(|count| !stated.contains(count)).map(|(path, count)| {
+        finding("SECURITY.md", 0, format!("does not say that `unsafe` stands {count} times in {path}"))
+    });
+    let wrong = stated.iter().filter(|row| !counts.contains(row)).map(|(path, count)| {
+        finding("SECURITY.md", 0, format!("says that `unsafe` stands {count} times in {path}"))
+    });
+    missing.chain(wrong).collect()
+}
+
 /// The code map names every module: the file, or a folder that it is in. For the two crates that people
 /// read first, `src` as a whole does not count.
 pub fn architecture_names(map: &str, paths: &[String]) -> Vec<Finding> {
@@ -267,6 +293,25 @@ mod tests {
         assert_eq!(whats("node/src/listener/coap.rs", "use crate::listener::nats::Connection;").len(), 1);
         assert_eq!(whats("node/src/listener/http/sse.rs", "use crate::mesh::Link;").len(), 1);
         assert!(whats("node/src/listener/http/websocket.rs", "use crate::listener::nats;").is_empty());
+    }
+
+    #[test]
+    fn the_count_of_unsafe_is_kept_true() {
+        let files = [
+            ("node/src/a.rs", "// unsafe\n#![allow(unsafe_code)]\nunsafe fn f() { unsafe { g() } }"),
+            ("node/src/b.rs", "fn f() -> &'static str { \"unsafe\" }"),
+            ("core/tests/c.rs", "unsafe {}"),
+        ];
+        let counts = unsafe_counts(files.into_iter());
+        assert_eq!(counts, [("node/src/a.rs".to_owned(), 2)]);
+        assert_eq!(unsafe_is_stated("| `node/src/a.rs` | 2 | what for |", &counts), []);
+        assert_eq!(unsafe_is_stated("", &counts).len(), 1);
+        // A row that is not true any more is found as well.
+        assert_eq!(unsafe_is_stated("| `node/src/a.rs` | 3 | x |", &counts).len(), 2);
+        assert_eq!(
+            unsafe_is_stated("| `node/src/a.rs` | 2 | x |\n| `node/src/b.rs` | 1 | x |", &counts).len(),
+            1
+        );
     }
 
     #[test]

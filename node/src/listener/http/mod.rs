@@ -34,6 +34,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use body::{payload, read as read_body};
 pub(crate) use rest::{ERROR_CODE_HEADER, METHOD_HEADER};
+pub use websocket::echo::serve as serve_websocket_echo;
 
 use super::accept as accept_connections;
 use super::nats::Proof;

@@ -3,7 +3,7 @@
 //! Owns recognising and answering an upgrade on any path of the port. Who may open one was decided before, by
 //! the same rules as for every request. It must not speak NATS.
 
-mod frame;
+pub(super) mod echo;
 mod stream;
 
 use std::net::SocketAddr;
@@ -44,6 +44,25 @@ pub(super) fn upgrade(
     ends: (SocketAddr, SocketAddr),
     proof: Proof,
 ) -> Result<Response<Body>, Problem> {
+    let (upgrade, response) = accept(head)?;
+    // On this thread, as the connection's socket belongs to its reactor.
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => {
+                let mut stream = WebSocketStream::new(TokioIo::new(connection));
+                let ending = |stream: &mut &mut WebSocketStream<_>, reason| stream.set_close_reason(reason);
+                let kind = Listener::WebSocket;
+                nats::serve_stream_to_end(&mut stream, node, kind, ends, proof, ending).await;
+                stream.linger().await;
+            }
+            Err(error) => tracing::debug!(peer = %ends.0, %error, "a WebSocket upgrade was not completed"),
+        }
+    });
+    Ok(response)
+}
+
+/// Checks the opening handshake and answers it; the connection comes once the answer is written.
+fn accept(head: &mut Parts) -> Result<(OnUpgrade, Response<Body>), Problem> {
     let accept = handshake(&head.method, &head.headers)?;
     let upgrade = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         let detail = "this connection cannot become a WebSocket";
@@ -60,20 +79,7 @@ pub(super) fn upgrade(
     if lists(&head.headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    // On this thread, as the connection's socket belongs to its reactor.
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(connection) => {
-                let mut stream = WebSocketStream::new(TokioIo::new(connection));
-                let ending = |stream: &mut &mut WebSocketStream<_>, reason| stream.set_close_reason(reason);
-                let kind = Listener::WebSocket;
-                nats::serve_stream_to_end(&mut stream, node, kind, ends, proof, ending).await;
-                stream.linger().await;
-            }
-            Err(error) => tracing::debug!(peer = %ends.0, %error, "a WebSocket upgrade was not completed"),
-        }
-    });
-    Ok(response)
+    Ok((upgrade, response))
 }
 
 /// Checks the opening handshake (section 4.2.1) and computes the value of `Sec-WebSocket-Accept`.

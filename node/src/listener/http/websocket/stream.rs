@@ -3,40 +3,69 @@
 //! Owns reading and writing frames on a connection. It buffers nothing: payload is unmasked where the session
 //! reads it, and each write of the session is one binary frame. It must not look into the stream.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use waymeet_core::websocket::{Decoder, Event, FrameHead, Kind, close, pong, status};
 
-use super::frame::{Decoder, FrameHead, close, pong};
 use crate::metrics::DropReason;
-
-/// RFC 6455, section 7.4.1.
-const NORMAL_CLOSURE: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
-const PROTOCOL_ERROR: u16 = 1002;
-/// In the IANA registry of close codes.
-const TRY_AGAIN_LATER: u16 = 1013;
 
 /// How long the client's answer to a close frame is waited for.
 const LINGER: Duration = Duration::from_secs(1);
+/// How many pongs wait to be written. Beyond that, only the latest ping is answered (RFC 6455, section 5.5.3).
+const MAX_PONGS: usize = 16;
 
 /// The server's side of a WebSocket.
 pub(super) struct WebSocketStream<S> {
     io: S,
     decoder: Decoder,
+    /// What data frames say that they are.
+    kind: Kind,
     /// The frame that is being written: its head, how much of that is out, and the payload still to come.
     frame: Option<Outgoing>,
-    /// A control frame that waits for its turn, and how much of it is out.
-    control: Option<(Vec<u8>, usize)>,
+    control: Control,
     /// The client has closed or broken off.
     read_closed: bool,
-    /// A close frame is out or waits in `control`.
-    close_sent: bool,
     /// What a shutdown says.
     close_status: u16,
+}
+
+/// Where in the input a piece of a message is, of what kind the message is, and whether it ends here.
+pub(super) type Data = (Range<usize>, Kind, bool);
+
+/// Control frames that wait for their turn.
+#[derive(Default)]
+struct Control {
+    frames: VecDeque<Vec<u8>>,
+    /// How much of the first one is out.
+    sent: usize,
+    /// A close frame is out or waits; nothing comes behind it.
+    closed: bool,
+}
+
+impl Control {
+    fn pong(&mut self, payload: &[u8]) {
+        if self.closed {
+            return;
+        }
+        if self.frames.len() == MAX_PONGS {
+            // One that is half out has to be finished.
+            self.frames.truncate(usize::from(self.sent > 0));
+        }
+        self.frames.push_back(pong(payload));
+    }
+
+    fn close(&mut self, status: u16) {
+        if !self.closed {
+            self.closed = true;
+            self.frames.push_back(close(status));
+        }
+    }
 }
 
 struct Outgoing {
@@ -47,18 +76,73 @@ struct Outgoing {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketStream<S> {
     pub(super) fn new(io: S) -> Self {
-        let (frame, control) = (None, None);
-        let (read_closed, close_sent, close_status) = (false, false, NORMAL_CLOSURE);
-        Self { io, decoder: Decoder::default(), frame, control, read_closed, close_sent, close_status }
+        let (decoder, kind, control) = (Decoder::default(), Kind::Binary, Control::default());
+        Self {
+            io,
+            decoder,
+            kind,
+            frame: None,
+            control,
+            read_closed: false,
+            close_status: status::NORMAL_CLOSURE,
+        }
     }
 
     /// Says why the node ends the session: a client may come back at once, or should wait a little.
     pub(super) fn set_close_reason(&mut self, reason: DropReason) {
         self.close_status = match reason {
-            DropReason::Draining => GOING_AWAY,
-            DropReason::SlowSubscriber | DropReason::Overloaded => TRY_AGAIN_LATER,
-            _ => NORMAL_CLOSURE,
+            DropReason::Draining => status::GOING_AWAY,
+            DropReason::SlowSubscriber | DropReason::Overloaded => status::TRY_AGAIN_LATER,
+            _ => status::NORMAL_CLOSURE,
         };
+    }
+
+    /// Waits for bytes of frames, for [`WebSocketStream::step`]; 0 at the end, and once either side has closed.
+    pub(super) async fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.read_closed { Ok(0) } else { self.io.read(bytes).await }
+    }
+
+    /// Reads up to the next event, for those who need messages and not a byte stream; `None` when there is nothing more.
+    /// Pings and a close are answered with the next flush. Gives how many bytes were read, and data if that was it.
+    pub(super) fn step(&mut self, bytes: &mut [u8]) -> Option<(usize, Option<Data>)> {
+        if self.read_closed {
+            return None;
+        }
+        match self.decoder.step(bytes) {
+            Ok((_, None)) => None,
+            Ok((used, Some(Event::Data { at, kind, last }))) => Some((used, Some((at, kind, last)))),
+            Ok((used, Some(Event::Pong))) => Some((used, None)),
+            Ok((used, Some(Event::Ping(payload)))) => {
+                self.control.pong(payload);
+                Some((used, None))
+            }
+            Ok((_, Some(Event::Close(status)))) => {
+                self.end(status.unwrap_or(status::NORMAL_CLOSURE));
+                None
+            }
+            Err(error) => {
+                self.end(error.status());
+                None
+            }
+        }
+    }
+
+    /// Reads no more and closes with this status.
+    pub(super) fn end(&mut self, status: u16) {
+        self.read_closed = true;
+        self.control.close(status);
+    }
+
+    /// Sends one message.
+    pub(super) async fn send(&mut self, kind: Kind, message: &[u8]) -> io::Result<()> {
+        self.kind = kind;
+        if message.is_empty() {
+            // A byte stream has no empty writes.
+            self.control.frames.push_back(FrameHead::message(kind, 0).as_slice().to_vec());
+        } else {
+            self.write_all(message).await?;
+        }
+        self.flush().await
     }
 
     /// Reads on for a moment: a socket that is closed with unread bytes resets the connection, and the client may
@@ -72,42 +156,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketStream<S> {
         let _ = tokio::time::timeout(LINGER, rest).await;
     }
 
-    fn queue_pong(&mut self, payload: &[u8]) {
-        let begun = self.control.as_ref().is_some_and(|(_, sent)| *sent > 0);
-        // A pong that has not begun is replaced by the one for the latest ping (section 5.5.3).
-        if !begun && !self.close_sent {
-            self.control = Some((pong(payload), 0));
-        }
-    }
-
-    fn queue_close(&mut self, status: u16) {
-        if self.close_sent {
-            return;
-        }
-        self.close_sent = true;
-        match &mut self.control {
-            // A pong is half out: the close follows it.
-            Some((bytes, sent)) if *sent > 0 => bytes.extend_from_slice(&close(status)),
-            control => *control = Some((close(status), 0)),
-        }
-    }
-
     /// Writes what waits in `control`, unless a data frame is half out.
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.frame.is_some() {
             return Poll::Ready(Ok(()));
         }
-        while let Some((bytes, sent)) = &mut self.control {
-            let rest = bytes.get(*sent..).unwrap_or_default();
+        while let Some(bytes) = self.control.frames.front() {
+            let rest = bytes.get(self.control.sent..).unwrap_or_default();
             if rest.is_empty() {
-                self.control = None;
-                break;
+                self.control.frames.pop_front();
+                self.control.sent = 0;
+                continue;
             }
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *sent += written;
+            self.control.sent += written;
         }
         Poll::Ready(Ok(()))
     }
@@ -127,6 +192,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketStream<S> {
             if this.read_closed {
                 return Poll::Ready(Ok(()));
             }
+            // A pong that did not fit into the socket goes on when the session looks for more.
+            let _ = this.poll_control(cx)?;
             let start = buf.filled().len();
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
             let bytes = buf.filled_mut().get_mut(start..).unwrap_or_default();
@@ -134,24 +201,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketStream<S> {
                 this.read_closed = true;
                 return Poll::Ready(Ok(()));
             }
-            let decoded = match this.decoder.decode(bytes) {
+            let control = &mut this.control;
+            let decoded = match this.decoder.decode(bytes, |ping| control.pong(ping)) {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     buf.set_filled(start);
-                    this.read_closed = true;
-                    this.queue_close(PROTOCOL_ERROR);
+                    this.end(error.status());
                     // As far as it goes: the connection ends either way.
                     let _ = this.poll_control(cx)?;
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
                 }
             };
             buf.set_filled(start + decoded.len);
-            if let Some(payload) = decoded.ping {
-                this.queue_pong(&payload);
-            }
-            if decoded.closed {
-                this.read_closed = true;
-                this.queue_close(NORMAL_CLOSURE);
+            if let Some(status) = decoded.closed {
+                // Section 5.5.1: the answer repeats the status.
+                this.end(status);
             }
             // What cannot go out now goes out before the next frame.
             let _ = this.poll_control(cx)?;
@@ -171,12 +235,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
             return Poll::Ready(Ok(0));
         }
         ready!(this.poll_control(cx))?;
-        if this.close_sent {
+        if this.control.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         loop {
             let frame = this.frame.get_or_insert_with(|| Outgoing {
-                head: FrameHead::binary(data.len()),
+                head: FrameHead::message(this.kind, data.len()),
                 head_sent: 0,
                 left: data.len(),
             });
@@ -218,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
         // Within a half-written frame a close frame would be taken for its payload.
         if self.frame.is_none() {
             let status = self.close_status;
-            self.queue_close(status);
+            self.control.close(status);
         }
         ready!(self.poll_control(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -230,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketStream<S> {
 mod tests {
     use super::*;
     use futures_util::{SinkExt as _, StreamExt as _};
-    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::io::DuplexStream;
     use tokio_tungstenite::WebSocketStream as Client;
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::protocol::Role;
@@ -281,6 +345,25 @@ mod tests {
         client.send(Message::text("x")).await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'x');
         assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong(b"are you there".to_vec().into()));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_pings_waits_in_little_memory() {
+        let (mut client, mut server) = tokio::io::duplex(64);
+        let mut server_stream = WebSocketStream::new(&mut server);
+        // Nobody reads the pongs, and the pings never end.
+        let flood = [0x89, 0x81, 0, 0, 0, 0, b'x'].repeat(1_000);
+        let writing = tokio::spawn(async move {
+            let _ = client.write_all(&flood).await;
+            client
+        });
+        let mut buffer = [0; 512];
+        let reading = async { while server_stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };
+        tokio::select! {
+            () = reading => panic!("the stream ended"),
+            client = writing => drop(client),
+        }
+        assert!(server_stream.control.frames.len() <= MAX_PONGS);
     }
 
     #[tokio::test]
