@@ -36,8 +36,8 @@ async def test_every_node_reaches_every_other_once(meshes, shape, transport):
     answers = await mesh.until(lambda all_peers: links_are(all_peers, shape, ids))
     for number, identity in enumerate(ids):
         for peer in answers[identity]:
-            # In the full mesh two nodes may find each other's TCP before one joins the other as told.
-            if peer["via"] is None and shape != "full5":
+            # Where there are circles two nodes may find each other's TCP before one joins the other as told.
+            if peer["via"] is None and shape not in ("ring5", "full5"):
                 assert peer["transport"] == TRANSPORTS[transport], (number, peer)
     worlds = [World(node) for node in mesh.nodes]
     clients = [await world.client("nats-py") for world in worlds]
