@@ -9,7 +9,7 @@ import pathlib
 import re
 
 import pytest
-from hpack import Encoder
+from hpack import Decoder, Encoder
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
@@ -31,8 +31,7 @@ GET = [(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":
 POST = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", "/pub/h2")]
 # What an attack may leave behind in a debug build, whose allocator gives little back.
 BUDGET_KIB = 32 * 1024
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
-COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
+PROTOCOL_ERROR, FLOW_CONTROL_ERROR, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 1, 3, 9, 11
 
 
 class Connection:
@@ -215,7 +214,7 @@ async def test_priorities_and_empty_data(attack):
     await connection.send(*(DataFrame(40_001, b"") for _ in range(20_000)))
     await connection.send(DataFrame(40_001, b"x", flags=["END_STREAM"]))
     await asyncio.wait_for(connection.until(lambda: connection.of(HeadersFrame)), 10)
-    assert connection.goaway is not None or connection.of(HeadersFrame)
+    assert connection.ended.is_set() or connection.of(HeadersFrame)
 
 
 async def test_windows_that_stay_shut(attack):
@@ -280,8 +279,6 @@ async def test_what_would_be_smuggled_into_http_1(attack, world, case):
     await asyncio.wait_for(connection.until(lambda: connection.resets() or connection.of(HeadersFrame)), 5)
     assert await published(world.node) == before
     if not connection.ended.is_set() and not connection.resets():
-        from hpack import Decoder
-
         [answer] = connection.of(HeadersFrame)
         assert dict(Decoder().decode(answer.data))[":status"] == "400"
 

@@ -79,7 +79,7 @@ REFUSED = {
     "chunked in HTTP/1.0": POST.replace("1.1", "1.0") + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a bare CR in a value": POST + "X: a\rContent-Length: 1\r\n\r\nx",
     "a NUL in a value": POST + "X: a\0\r\nContent-Length: 1\r\n\r\nx",
-    "no host": "POST /pub/seen HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+    "chunked in two lines": POST + "Transfer-Encoding: chunked\r\n" * 2 + "\r\n0\r\n\r\n",
     "a chunk size in another form": CHUNKED + "0x1\r\nx\r\n0\r\n\r\n",
     "a chunk size that overflows": CHUNKED + "fffffffffffffffff\r\nx\r\n0\r\n\r\n",
     "a bare LF in a chunk extension": CHUNKED + "1;a\nb\r\nx\r\n0\r\n\r\n",
@@ -100,6 +100,8 @@ DEFINED = {
         POST + "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HIDDEN, [202], 1),
     "the same by another order": (
         POST + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n" + HIDDEN, [202], 1),
+    "no host": (
+        "POST /pub/seen HTTP/1.1\r\nContent-Length: 1\r\n\r\nx" + HIDDEN, [400, 202], 1),
     "two hosts": (
         POST + "Host: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx", [400], 0),
     "a foreign host": (
@@ -124,7 +126,7 @@ DEFINED = {
         GET.replace("1.1", "1.0") + "Connection: keep-alive\r\n\r\n" + HIDDEN, [200, 202], 1),
     "an upgrade to HTTP/2 is not taken": (
         GET + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", [200], 0),
-    "a chunk that is larger than any payload": (CHUNKED + "7fffffffffffffff\r\nx" + HIDDEN, [413], 0),
+    "a chunk that is larger than any payload": (CHUNKED + "7fffffffffffffff\r\nx" + HIDDEN, [408], 0),
     "a length that is larger than any payload": (POST + "Content-Length: 9999999999\r\n\r\n" + HIDDEN, [413], 0),
     "a head that is too long": (GET + "X: " + "x" * 40_000 + "\r\n\r\n" + HIDDEN, [431], 0),
     "too many lines": (GET + "X: x\r\n" * 200 + "\r\n" + HIDDEN, [431], 0),

@@ -27,7 +27,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use parking_lot::{Mutex, RwLock};
@@ -159,6 +162,13 @@ impl Connection {
     /// Answers one request. Who may ask is decided before anything else is looked at.
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (mut head, mut body) = request.into_parts();
+        if !is_framed_once(&head.headers) {
+            let detail = "the one transfer coding that is taken here is chunked, once";
+            let mut response = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail).into_response();
+            // Where the body ends is what servers might not agree on, so nothing behind it is read.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return finish(response, &head);
+        }
         let service = &*self.service;
         let allowed_origins = service.allowed_origins.read().clone();
         let admission = match guard::admit(&head, self.local, service.bound, &allowed_origins) {
@@ -288,6 +298,14 @@ fn pass_over(body: Incoming, head: &Parts) {
     if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
         body::discard(body);
     }
+}
+
+/// Whether there is no transfer coding, or chunked and nothing else. hyper looks at the last one only, and "chunked, chunked"
+/// would be read in chunks within chunks by others (RFC 9112, section 6.1: not more than once).
+fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// What every response has in common.

@@ -151,6 +151,10 @@ impl Shared {
         let response =
             self.client.request(request).await.map_err(|error| Reply::unreachable(base, &error))?;
         let (head, mut body) = response.into_parts();
+        if head.status.is_informational() {
+            // 101, which nobody has asked for: what follows would be no HTTP.
+            return Err(Reply::bad_gateway(base, "it answers with another protocol"));
+        }
         // The time-out of the whole call bounds this as well.
         let budget = &self.node.shared.exchange.budget;
         let payload = read_body(&mut body, self.max_payload, budget, Duration::MAX)
