@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use waymeet::Node;
 use waymeet::config::{Address, Config};
@@ -34,4 +34,24 @@ async fn a_client_too_many_is_greeted_and_told_why() {
     let (info, error) = words.split_once("\r\n").unwrap();
     assert!(info.starts_with("INFO {"), "{words}");
     assert_eq!(error, "-ERR 'maximum connections exceeded'\r\n");
+}
+
+#[tokio::test]
+async fn a_session_of_many_subscriptions_is_told_why_it_ends_and_leaves_none() {
+    const MANY: usize = 3_000;
+    let (node, address) = start(|config| config.limits.max_subscriptions_per_session = MANY).await;
+    let mut session = TcpStream::connect(address).await.unwrap();
+    let lines: String = (0..=MANY).map(|number| format!("SUB many.{number} {number}\r\n")).collect();
+    session.write_all(format!("CONNECT {{\"verbose\":false}}\r\n{lines}").as_bytes()).await.unwrap();
+    let mut words = String::new();
+    tokio::time::timeout(SOON, session.read_to_string(&mut words)).await.unwrap().unwrap();
+    assert!(words.ends_with("\r\n-ERR 'maximum subscriptions exceeded'\r\n"), "{words}");
+    let are_gone = || node.handle().metrics().encode().contains("\nwaymeet_subscriptions 0\n");
+    tokio::time::timeout(SOON, async {
+        while !are_gone() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("no subscription is left");
 }

@@ -29,6 +29,8 @@ use crate::tls::{Offer, Protection};
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
 const PROTOCOL_VERSION: &str = "2.15.1";
+/// How many subscriptions of a session that ends go before others on the thread are served: about a millisecond's worth.
+const LEAVING_AT_ONCE: usize = 256;
 /// NATS, as far as an outbox must know it.
 pub(crate) static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
@@ -46,6 +48,8 @@ struct Client {
     origin: Origin,
     entrance: Entrance,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
+    /// What remains of them while the session ends.
+    leaving: Vec<Arc<Subscription>>,
     /// When the table is this long, subscriptions that have ended by themselves are swept out.
     sweep_at: usize,
 }
@@ -97,6 +101,7 @@ impl Conversation {
             origin,
             entrance,
             subscriptions: HashMap::new(),
+            leaving: Vec::new(),
             sweep_at: 16,
         };
         let counted = shared.metrics.session(listener);
@@ -195,10 +200,28 @@ impl Conversation {
         self.as_batch(|session, batch| session.keep_alive(batch))
     }
 
+    /// Ends the subscriptions, a few at a time: a million of them take seconds, and others on this thread have to be served
+    /// meanwhile. What waits to be written goes first.
+    pub(super) async fn leave(&mut self) {
+        self.client.outbox.flush();
+        self.client.leaving.extend(self.client.subscriptions.drain().map(|(_, subscription)| subscription));
+        while !self.client.leaving.is_empty() {
+            let keep = self.client.leaving.len().saturating_sub(LEAVING_AT_ONCE);
+            for subscription in self.client.leaving.drain(keep..) {
+                self.client.node.shared.exchange.unsubscribe(&subscription);
+            }
+            if keep > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Ends the conversation: its subscriptions go, and what was not written is counted under `reason`.
     pub(super) fn end(&mut self, reason: DropReason, why: &dyn std::fmt::Display) {
         let shared = &self.client.node.shared;
-        for (_, subscription) in self.client.subscriptions.drain() {
+        let subscribed = self.client.subscriptions.drain().map(|(_, subscription)| subscription);
+        // Some are left when the task was dropped while it left.
+        for subscription in subscribed.chain(self.client.leaving.drain(..)) {
             shared.exchange.unsubscribe(&subscription);
         }
         self.client.outbox.flush();

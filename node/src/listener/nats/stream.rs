@@ -73,6 +73,7 @@ pub(super) async fn serve_conversation<S>(
         ending(&mut connection.stream, end.reason());
     }
     connection.finish(&end).await;
+    connection.conversation.leave().await;
     connection.conversation.end(end.reason(), &end);
 }
 
