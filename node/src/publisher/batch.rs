@@ -106,10 +106,10 @@ impl Batch {
             return if crosses { Verdict::Matched } else { Verdict::Unmatched };
         }
         let is_heard = match reach {
-            Reach::All | Reach::Here => self.deliver_here(plan, origin, &mut run.counts, message, None),
             Reach::Askers => self.tell_askers(plan, origin, message),
-            Reach::Chosen { plain: true, groups } => {
-                self.deliver_here(plan, origin, &mut run.counts, message, Some(groups))
+            // The one place that calls it, so that it becomes a part of this: it is the way of nearly all messages.
+            Reach::All | Reach::Here | Reach::Chosen { plain: true, .. } => {
+                self.deliver_here(plan, origin, &mut run.counts, message, reach.groups())
             }
             Reach::Chosen { plain: false, groups } => {
                 let before = self.counts.deliveries;

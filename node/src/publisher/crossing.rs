@@ -27,6 +27,11 @@ impl Batch {
     /// Takes a message for the nodes beyond; whether any of them wants it.
     #[inline]
     pub(super) fn cross(&mut self, plan: &Plan, message: &Message<'_>) -> bool {
+        // Apart from what follows, so that a node without links pays this comparison and no call.
+        matches!(plan.beyond, Beyond::Nodes(_)) && self.cross_links(plan, message)
+    }
+
+    fn cross_links(&mut self, plan: &Plan, message: &Message<'_>) -> bool {
         let Beyond::Nodes(route) = &plan.beyond else { return false };
         match route.get() {
             Some(None) => false,
@@ -51,7 +56,7 @@ impl Batch {
             let wanted = !route.is_empty();
             // A plan may hold for subjects that the nodes beyond tell apart.
             if holds_for_all(route.any_last()) && known.set(wanted.then_some(route)).is_ok() {
-                return self.cross(plan, message);
+                return self.cross_links(plan, message);
             }
             if !wanted {
                 return false;

@@ -70,6 +70,17 @@ pub(crate) enum Reach<'a> {
     },
 }
 
+impl<'a> Reach<'a> {
+    /// The names of the queue groups that are meant; `None` for all of them.
+    #[inline]
+    fn groups(self) -> Option<&'a [&'a str]> {
+        match self {
+            Self::Chosen { groups, .. } => Some(groups),
+            Self::All | Self::Here | Self::Askers => None,
+        }
+    }
+}
+
 /// A subscriber that takes less than it is sent.
 #[derive(Debug, Clone)]
 pub(crate) enum Pressed {
