@@ -24,6 +24,18 @@ SHAPES = {
 }
 
 
+async def known(near, far, marker):
+    """Waits until the node of the client `near` knows what the client `far` has subscribed to so far. A node tells what it
+    wants in order: when a message reaches a later subscription, here to `marker`, the earlier ones are known."""
+    later = await far.subscribe(marker)
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while later.deliveries.empty():
+        assert asyncio.get_running_loop().time() < deadline, "it is not known what is wanted"
+        await near.publish(marker, b"")
+        await asyncio.sleep(STEP_S)
+    await later.close()
+
+
 class Mesh:
     """Nodes in one of the shapes. Every two nodes that the shape does not link block each other, so that it stays."""
 
@@ -85,17 +97,9 @@ class Mesh:
         await self.until(know, alive)
 
     async def known(self, near, far):
-        """Waits until the node of the client `near` knows what the client `far` has subscribed to so far. A node tells what
-        it wants in order: when a message reaches a later subscription, the earlier ones are known."""
+        """As `known`, with a subject of its own."""
         self._markers += 1
-        marker = f"known.{self._markers}"
-        later = await far.subscribe(marker)
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
-        while later.deliveries.empty():
-            assert asyncio.get_running_loop().time() < deadline, "it is not known what is wanted"
-            await near.publish(marker, b"")
-            await asyncio.sleep(STEP_S)
-        await later.close()
+        await known(near, far, f"known.{self._markers}")
 
     async def until(self, holds, alive=None, patience_s=PATIENCE_S):
         """Polls `/peers` of the nodes until `holds({id: peers})`."""

@@ -8,7 +8,7 @@ import pytest
 from conftest import PARTS, World
 from drivers.kinds import KINDS
 from drivers.raw import RawTcp
-from mesh import PATIENCE_S, STEP_S, Mesh
+from mesh import Mesh, known
 
 NUMBERS = itertools.count()
 BODY = b"across \xf0\x9f\x9a\xa2 nodes\x00\xff"
@@ -27,17 +27,10 @@ async def line(pytestconfig):
 
 
 async def when_known(line, begin):
-    """Begins something that node 2 subscribes for, and returns its result once node 0 knows. Node 2 tells what it wants
-    in order: when a message reaches a later subscription, the earlier ones are known."""
+    """Begins something that node 2 subscribes for, and returns its result once node 0 knows."""
     result = await begin()
     near, far = await line.near.client("nats-py"), await line.far.client("nats-py")
-    marker = f"known.{next(NUMBERS)}"
-    later = await far.subscribe(marker)
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while later.deliveries.empty():
-        assert asyncio.get_running_loop().time() < deadline, "node 0 does not learn what node 2 wants"
-        await near.publish(marker, b"")
-        await asyncio.sleep(STEP_S)
+    await known(near, far, f"known.{next(NUMBERS)}")
     return result
 
 

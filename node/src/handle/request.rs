@@ -47,8 +47,7 @@ impl NodeHandle {
         message: &Message<'_>,
         timeout: Duration,
     ) -> Result<Arc<Delivery>, RequestError> {
-        let pending = self.begin_request(from, CountedBy::Outbox, message)?;
-        tokio::time::timeout(timeout, pending).await.unwrap_or(Err(RequestError::Timeout))
+        self.begin_request(from, CountedBy::Outbox, message)?.within(timeout).await
     }
 
     /// Sends a request at once; what is returned waits for the reply and needs `message` no longer. For a caller that
@@ -108,6 +107,13 @@ pub(crate) fn outcome(reply: Arc<Delivery>) -> Result<Arc<Delivery>, RequestErro
 pub(crate) struct PendingReply {
     slot: Arc<Slot>,
     _asked: Asked,
+}
+
+impl PendingReply {
+    /// Waits `timeout` at most. Needs a tokio runtime with time.
+    pub(crate) async fn within(self, timeout: Duration) -> Result<Arc<Delivery>, RequestError> {
+        tokio::time::timeout(timeout, self).await.unwrap_or(Err(RequestError::Timeout))
+    }
 }
 
 impl Future for PendingReply {

@@ -91,7 +91,7 @@ impl Service {
         Asked { reply, timeout }: Asked,
     ) -> Result<Response<Body>, Problem> {
         let reply = if head.version == Version::HTTP_2 {
-            tokio::time::timeout(timeout, reply).await.unwrap_or(Err(RequestError::Timeout))?
+            reply.within(timeout).await?
         } else {
             connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
         };

@@ -23,7 +23,7 @@ use super::answer::{Failure, Outcome, check};
 use super::subject::{SubjectTemplate, TemplateError};
 use crate::config::{DatagramListener, RawMode};
 use crate::delivery::Delivery;
-use crate::handle::{NodeHandle, RequestError};
+use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::CountedBy;
 use crate::publisher::Origin;
@@ -216,9 +216,7 @@ impl Driver {
             let message = Message::new(subject, &payload);
             // A reply may be too large to be sent, which is known when it is tried.
             let reply = match node.begin_request(Listener::Datagrams, CountedBy::Listener, &message) {
-                Ok(pending) => {
-                    tokio::time::timeout(timeout, pending).await.unwrap_or(Err(RequestError::Timeout))
-                }
+                Ok(pending) => pending.within(timeout).await,
                 Err(error) => Err(error),
             };
             (id, reply.map_err(|error| Failure::of(error, timeout)))
