@@ -6,9 +6,8 @@ Owns the credentials, and how each client is told them. It must not know what a 
 import asyncio
 import contextlib
 
-import nats
-
 from drivers.agent import JS, TARGET, Agent
+from drivers.nats_py import connected
 from drivers.process import run
 
 # Known to everybody, and good for nothing else.
@@ -26,14 +25,6 @@ async def hash_of(binary, secret):
     return out.decode().strip()
 
 
-class NatsPy(nats.NATS):
-    """nats-py writes the PING of a flush before the commands that wait to be written; a second one is behind them."""
-
-    async def flush(self, timeout=5):
-        await super().flush(timeout)
-        await super().flush(timeout)
-
-
 @contextlib.asynccontextmanager
 async def nats_py(node, **identity):
     """nats-py, logged in. What the server says against it is in `client.said`."""
@@ -42,15 +33,7 @@ async def nats_py(node, **identity):
     async def on_error(error):
         said.append(str(error))
 
-    client = NatsPy()
-    await client.connect(
-        node.nats,
-        allow_reconnect=False,
-        connect_timeout=5,
-        error_cb=on_error,
-        max_reconnect_attempts=0,
-        **identity,
-    )
+    client = await connected(node.nats, error_cb=on_error, **identity)
     client.said = said
     try:
         yield client

@@ -14,6 +14,22 @@ def _received(message):
     return Received(message.subject, message.data, headers, message.reply or None)
 
 
+class Client(nats.NATS):
+    """nats-py, whose flush returns when the server has taken what was said before it: by itself it writes its PING
+    before the commands that wait to be written; a second one is behind them."""
+
+    async def flush(self, timeout=PATIENCE_S):
+        await super().flush(timeout)
+        await super().flush(timeout)
+
+
+async def connected(url, **options):
+    """A client that is given up, and not connected again, where its connection ends."""
+    client = Client()
+    await client.connect(url, allow_reconnect=False, max_reconnect_attempts=0, connect_timeout=5, **options)
+    return client
+
+
 class NatsPy(Driver):
     name = "nats-py"
 
@@ -23,21 +39,19 @@ class NatsPy(Driver):
         async def on_error(error):
             self.errors.append(error)
 
-        self.client = await nats.connect(
-            node.nats, allow_reconnect=False, connect_timeout=5, error_cb=on_error
-        )
+        self.client = await connected(node.nats, error_cb=on_error)
 
     async def close(self):
         await self.client.close()
 
     async def publish(self, subject, payload, headers=None):
         await self.client.publish(subject, payload, headers=headers)
-        await self.client.flush(PATIENCE_S)
+        await self.client.flush()
 
     async def subscribe(self, subject_filter, queue=None):
         async def stop():
             await taken.unsubscribe()
-            await self._settle()
+            await self.client.flush()
 
         subscription = Subscription(stop)
 
@@ -45,14 +59,8 @@ class NatsPy(Driver):
             subscription.put(_received(message))
 
         taken = await self.client.subscribe(subject_filter, queue=queue or "", cb=on_message)
-        await self._settle()
+        await self.client.flush()
         return subscription
-
-    async def _settle(self):
-        """Returns when the server has taken what was said. nats-py writes its PING before the commands that wait to
-        be written; a second one is behind them."""
-        await self.client.flush(PATIENCE_S)
-        await self.client.flush(PATIENCE_S)
 
     async def request(self, subject, payload, headers=None, timeout_s=PATIENCE_S):
         try:
@@ -81,5 +89,5 @@ class NatsPy(Driver):
 
         name = "e" + str(abs(hash(subject_filter)))
         await service.add_endpoint(name=name, subject=subject_filter, handler=on_request)
-        await self._settle()
+        await self.client.flush()
         return service

@@ -23,6 +23,7 @@ import pytest_asyncio
 from authority import Authority
 from drivers.agent import JS, TARGET, Agent
 from drivers.curl import fetch
+from drivers.nats_py import connected
 from drivers.process import run
 from drivers.raw import RawTcp
 from identities import NKEY, OTHER_SEED, PASSWORD, SEED, TOKEN, hash_of, nats_py
@@ -365,10 +366,7 @@ class NatsPy:
             options["tls"].load_cert_chain(proof["certificate"].certificate, proof["certificate"].key)
         elif options and node is place.mtls and not proof:
             options["tls"] = ssl.create_default_context(cafile=place.authority.file)
-        client = await nats.connect(
-            f"nats://{address}", allow_reconnect=False, max_reconnect_attempts=0, connect_timeout=5,
-            **options, **nats_py_words(proof),
-        )  # fmt: skip
+        client = await connected(f"nats://{address}", **options, **nats_py_words(proof))
         try:
             await client.publish(subject, b"proof")
             await client.flush(5)

@@ -6,10 +6,10 @@ import shutil
 import signal
 import ssl
 
-import nats
 import pytest
 
 from authority import Authority
+from drivers.nats_py import connected
 from drivers.process import Child
 from identities import PASSWORD, WebSocketNats, hash_of, nats_py
 from waymeet_node import Waymeet
@@ -140,7 +140,7 @@ async def test_a_new_certificate_ends_no_session(node, tmp_path):
 
     async def connect():
         context = ssl.create_default_context(cafile=authority.file)
-        return await nats.connect(node.nats, tls=context, tls_hostname="localhost", allow_reconnect=False)
+        return await connected(node.nats, tls=context, tls_hostname="localhost")
 
     def serial(client):
         return client._transport._io_writer.get_extra_info("peercert")["serialNumber"]

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from drivers.agent import AsyncNats, WebSocketNode
 from drivers.curl import fetch
+from drivers.nats_py import connected
 from drivers.process import run
 from waymeet_node import StartFailed, Waymeet
 
@@ -47,7 +48,7 @@ async def node(pytestconfig, certs):
 
 async def connect(node, context, scheme="nats", **options):
     url = node.nats.replace("nats://127.0.0.1", f"{scheme}://localhost")
-    return await nats.connect(url, tls=context, allow_reconnect=False, connect_timeout=5, **options)
+    return await connected(url, tls=context, **options)
 
 
 async def echo(client, subject):
