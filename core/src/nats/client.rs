@@ -9,6 +9,7 @@ use std::io::Write as _;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
+use super::encode::number;
 use super::parser::Limits;
 use crate::headers::Headers;
 use crate::message::Message;
@@ -300,15 +301,19 @@ pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
 /// Writes PUB, or HPUB when the message has headers.
 pub fn publish(out: &mut Vec<u8>, message: &Message<'_>) {
     let block = message.headers.as_block();
-    let reply = message.reply.map_or("", Subject::as_str);
-    let gap = if reply.is_empty() { "" } else { " " };
-    let (subject, payload_len) = (message.subject.as_str(), message.payload.len());
-    let written = if block.is_empty() {
-        write!(out, "PUB {subject} {reply}{gap}{payload_len}\r\n")
-    } else {
-        write!(out, "HPUB {subject} {reply}{gap}{} {}\r\n", block.len(), block.len() + payload_len)
-    };
-    written.expect("writing into memory cannot fail");
+    out.extend_from_slice(if block.is_empty() { b"PUB " } else { b"HPUB " });
+    out.extend_from_slice(message.subject.as_str().as_bytes());
+    out.push(b' ');
+    if let Some(reply) = message.reply {
+        out.extend_from_slice(reply.as_str().as_bytes());
+        out.push(b' ');
+    }
+    if !block.is_empty() {
+        number(out, block.len());
+        out.push(b' ');
+    }
+    number(out, block.len() + message.payload.len());
+    out.extend_from_slice(b"\r\n");
     out.extend_from_slice(block);
     out.extend_from_slice(message.payload);
     out.extend_from_slice(b"\r\n");

@@ -144,7 +144,7 @@ pub fn count_messages(block: &[u8], written: usize) -> usize {
 
 /// Appends a decimal number, without the machinery of `fmt`: this runs once or twice per delivery.
 #[inline]
-fn number(out: &mut Vec<u8>, mut value: usize) {
+pub(super) fn number(out: &mut Vec<u8>, mut value: usize) {
     if value < 10 {
         out.push(b'0' + value as u8);
         return;

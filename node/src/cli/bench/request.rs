@@ -4,7 +4,7 @@
 //! request a reply subject of its own, so that no server answers from a cache what a real one would not.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -24,9 +24,16 @@ struct Requester {
     link: Link,
     /// When each request under way was sent; replies come in that order, because one responder gives them.
     sent: VecDeque<Instant>,
-    next: u64,
+    request: Request,
     output: Vec<u8>,
-    number: usize,
+}
+
+/// The next request as it goes on the wire. Only its number changes, in place: what the generator spends on each
+/// request is counted as the server's time.
+struct Request {
+    bytes: Vec<u8>,
+    /// Where the number's digits are.
+    digits: Range<usize>,
 }
 
 struct Responder {
@@ -44,21 +51,37 @@ fn flush(link: &mut Link, output: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn reply_subject(requester: usize, number: u64) -> String {
-    format!("_INBOX.{requester:06}.{number:012}")
+fn reply_subject(requester: usize) -> String {
+    format!("_INBOX.{requester:06}.000000000000")
+}
+
+impl Request {
+    fn first(requester: usize, payload: &[u8]) -> Self {
+        let head = format!("PUB {SUBJECT} {}", reply_subject(requester));
+        let digits = head.len() - 12..head.len();
+        let bytes = [format!("{head} {}\r\n", payload.len()).as_bytes(), payload, b"\r\n"].concat();
+        Self { bytes, digits }
+    }
+
+    /// Counts one further.
+    fn advance(&mut self) {
+        for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
+            if *digit < b'9' {
+                *digit += 1;
+                break;
+            }
+            *digit = b'0';
+        }
+    }
 }
 
 impl Requester {
     /// Asks until `depth` requests are under way.
-    fn ask(&mut self, depth: usize, left: &mut u64, payload: &[u8], now: Instant) {
+    fn ask(&mut self, depth: usize, left: &mut u64, now: Instant) {
         while self.sent.len() < depth && *left > 0 {
-            let reply = format_args!("_INBOX.{:06}.{:012}", self.number, self.next);
-            write!(self.output, "PUB {SUBJECT} {reply} {}\r\n", payload.len())
-                .expect("memory takes all writes");
-            self.output.extend_from_slice(payload);
-            self.output.extend_from_slice(b"\r\n");
+            self.output.extend_from_slice(&self.request.bytes);
             self.sent.push_back(now);
-            self.next += 1;
+            self.request.advance();
             *left -= 1;
         }
     }
@@ -109,7 +132,6 @@ struct Exchange {
 pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
     let measurement = &case.measurement;
     let mut exchange = Exchange::connect(case)?;
-    let payload = vec![b'x'; measurement.size as usize];
     let mut events = Events::with_capacity(1_024);
     let mut pace = Pace::start(measurement)?;
     let mut left = pace.messages().unwrap_or(u64::MAX);
@@ -121,7 +143,7 @@ pub fn run(case: &RequestCase) -> anyhow::Result<Outcome> {
             left = 0;
         }
         for requester in &mut exchange.requesters {
-            requester.ask(case.depth as usize, &mut left, &payload, now);
+            requester.ask(case.depth as usize, &mut left, now);
             flush(&mut requester.link, &mut requester.output)?;
         }
         flush(&mut exchange.responder.link, &mut exchange.responder.output)?;
@@ -157,12 +179,14 @@ impl Exchange {
         ends.await_interest()?;
         let link = Link::new(stream, Scanner::new(None), poll.registry(), Token(0))?;
         let responder = Responder { link, input: Vec::new(), output: Vec::new() };
-        let message_len = format!("MSG {} 1 {size}\r\n", reply_subject(0, 0)).len() + size + 2;
+        let message_len = format!("MSG {} 1 {size}\r\n", reply_subject(0)).len() + size + 2;
+        let payload = vec![b'x'; size];
         let requester = |number: usize| {
             let stream = target.connect(format!("SUB _INBOX.{number:06}.* 1\r\n").as_bytes())?;
             let link =
                 Link::new(stream, Scanner::new(Some(message_len)), poll.registry(), Token(number + 1))?;
-            Ok(Requester { link, sent: VecDeque::new(), next: 0, output: Vec::new(), number })
+            let request = Request::first(number, &payload);
+            Ok(Requester { link, sent: VecDeque::new(), request, output: Vec::new() })
         };
         let requesters = (0..case.requesters as usize).map(requester).collect::<anyhow::Result<_>>()?;
         let (latencies, buffer) = (Latencies::new(), vec![0; READ_BYTES]);
@@ -202,5 +226,18 @@ impl Exchange {
             self.answered += seen.messages;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_has_a_reply_subject_of_its_own() {
+        let mut request = Request::first(7, b"hi");
+        assert_eq!(request.bytes, b"PUB bench.request _INBOX.000007.000000000000 2\r\nhi\r\n");
+        (0..1_010).for_each(|_| request.advance());
+        assert_eq!(request.bytes, b"PUB bench.request _INBOX.000007.000000001010 2\r\nhi\r\n");
     }
 }
