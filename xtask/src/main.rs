@@ -58,7 +58,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
         ["bench", rest @ ..] => bench::run(&bench::Options::parse(rest)?),
         ["load", rest @ ..] => load::run(&load::Options::parse(rest)?),
         ["load-field", node, number, count] => load::field(node, number, count),
-        ["sim", rest @ ..] => sim::run(&sim::Options::parse(rest)?),
+        ["sim", rest @ ..] => sim::run(&sim::Options::parse(rest)?, rest),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

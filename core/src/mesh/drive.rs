@@ -200,7 +200,9 @@ impl<I: Identity> Mesh<I> {
     /// Computes the graph and this node's tree, and says who came and who went.
     fn refresh(&mut self, now: Instant) {
         self.timers.refresh = None;
-        self.graph = Graph::new(&self.nodes);
+        let changed = self.nodes.take_changed();
+        self.graph.update(&self.nodes, &changed);
+        debug_assert!(self.graph == Graph::of_all(&self.nodes), "nothing has changed unnoticed");
         self.own_tree = self.graph.own_tree(SELF);
         self.trees.clear();
         self.table.graph_changed();

@@ -14,7 +14,7 @@ use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES};
 use super::local::{Changes, SELF};
 use super::nodes::Node;
 use super::set::Slot;
-use super::wire::{self, Adjacent, Change, Delta, EntryRef, Frame, Record, State, Summary};
+use super::wire::{self, Adjacent, Change, Delta, EntryRef, Frame, Record, RecordHead, State, Summary};
 use super::{CloseReason, Identity, LinkId, Mesh, PeerId, Tag};
 
 /// Precedes the record in what is signed, so that a signature of the node's key for another purpose is none.
@@ -40,9 +40,9 @@ impl<I: Identity> Mesh<I> {
         let own = self.sign_record();
         if let Some(node) = self.nodes.get_mut(SELF) {
             node.sequence += 1;
-            (node.record, node.links) = (own.record, own.links);
-            node.signature = own.signature;
+            (node.record, node.signature) = (own.record, own.signature);
         }
+        self.nodes.set_links(SELF, own.links);
         self.graph_soon(now);
         let range = {
             let (nodes, out) = (&self.nodes, &mut self.out);
@@ -94,16 +94,18 @@ impl<I: Identity> Mesh<I> {
         bytes: &[u8],
         state: &State<'_>,
     ) -> Result<(), CloseReason> {
-        let record = Record::decode(state.record)?;
-        let peer = PeerId::from_bytes(record.peer).map_err(|_| CloseReason::Forged("no peer id"))?;
+        // Each record comes over each link, and is news once.
+        let head = RecordHead::decode(state.record)?;
+        let peer = PeerId::from_bytes(head.peer).map_err(|_| CloseReason::Forged("no peer id"))?;
         let known = self.nodes.by_peer(&peer);
         let held = known.and_then(|slot| self.nodes.get(slot)).map(|node| (node.epoch, node.sequence));
         if let (Some(slot), Some(held)) = (known, held)
-            && held >= (record.epoch, record.sequence)
+            && held >= (head.epoch, head.sequence)
         {
-            self.take_known_state(now, from, slot, bytes, (record.epoch, record.sequence));
+            self.take_known_state(now, from, slot, bytes, (head.epoch, head.sequence));
             return Ok(());
         }
+        let record = Record::decode(state.record)?;
         if !self.identity.verify(&peer, &[RECORD_LABEL, state.record], state.signature) {
             return Err(CloseReason::Forged("the signature is not the origin's"));
         }
@@ -195,8 +197,7 @@ impl<I: Identity> Mesh<I> {
         let mut links = record.links.clone();
         links.sort_unstable();
         links.dedup_by_key(|link| link.node);
-        if *links != *node.links {
-            node.links = links.into();
+        if self.nodes.set_links(slot, links.into()) {
             self.graph_soon(now);
         }
         Ok(true)
@@ -209,7 +210,7 @@ impl<I: Identity> Mesh<I> {
         self.table.forget(&mut node.interest);
         node.window = super::window::Window::default();
         node.sequence = 0;
-        node.links = Box::default();
+        self.nodes.set_links(slot, Box::default());
         self.nodes.set_epoch(&self.identity, slot, epoch);
         // A neighbour that learned of a later life of its own (its clock was set back) keeps its links.
         if let Some(node) = self.nodes.get(slot) {

@@ -172,9 +172,12 @@ impl<I: Identity> Mesh<I> {
     /// A node without links.
     #[must_use]
     pub fn new(config: Config<'_>, identity: I, now: Instant) -> Self {
-        let own = Node { lost: None, ..Node::new(&identity, config.peer.clone(), config.epoch, now) };
-        let nodes = Nodes::new(own);
-        let graph = Graph::new(&nodes);
+        let mut own = Node::new(&identity, config.peer.clone(), config.epoch, now);
+        own.lost = None;
+        let mut nodes = Nodes::new(own);
+        let mut graph = Graph::default();
+        let changed = nodes.take_changed();
+        graph.update(&nodes, &changed);
         let own_tree = graph.own_tree(SELF);
         let digest = now + config.limits.digest_interval;
         let name = &config.name[..config.name.floor_char_boundary(limits::MAX_NAME_LEN)];

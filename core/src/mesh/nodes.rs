@@ -1,8 +1,8 @@
 //! The nodes that are known: what each said of itself, and its place in the tables.
 //!
-//! Owns the slots. It must not decide whether a record is believed.
+//! Owns the slots, and which of them the graph must be told of. It must not decide whether a record is believed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use super::id::{Identity, SIGNATURE_LEN, head};
@@ -27,8 +27,8 @@ pub(super) struct Node {
     /// As its origin encoded and signed it.
     pub(super) record: Box<[u8]>,
     pub(super) signature: [u8; SIGNATURE_LEN],
-    /// Sorted.
-    pub(super) links: Box<[Adjacent]>,
+    /// Sorted; see [`Nodes::set_links`].
+    links: Box<[Adjacent]>,
     pub(super) name: Box<str>,
     pub(super) addresses: Box<[Box<[u8]>]>,
     pub(super) interest: NodeInterest,
@@ -68,6 +68,11 @@ impl Node {
         State { record: &self.record, signature: &self.signature, change: Change::Snapshot(entries) }
     }
 
+    /// The links that it announces, sorted by the other end.
+    pub(super) fn links(&self) -> &[Adjacent] {
+        &self.links
+    }
+
     /// Whether it announces a link to `other`, and at which cost.
     pub(super) fn cost_to(&self, other: Tag) -> Option<u32> {
         let place = self.links.binary_search_by_key(&other, |link| link.node).ok()?;
@@ -82,6 +87,8 @@ pub(super) struct Nodes {
     by_peer: HashMap<PeerId, Slot>,
     by_tag: HashMap<Tag, Slot>,
     by_text: HashMap<Box<str>, Slot>,
+    /// Those whose tag or links are others than the graph knows.
+    changed: BTreeSet<Slot>,
 }
 
 impl Nodes {
@@ -92,6 +99,7 @@ impl Nodes {
             by_peer: HashMap::new(),
             by_tag: HashMap::new(),
             by_text: HashMap::new(),
+            changed: BTreeSet::new(),
         };
         nodes.insert(own);
         nodes
@@ -106,6 +114,7 @@ impl Nodes {
         self.by_tag.insert(node.tag, slot);
         self.by_text.insert(node.text.clone(), slot);
         self.slots[slot as usize] = Some(node);
+        self.changed.insert(slot);
         slot
     }
 
@@ -115,6 +124,7 @@ impl Nodes {
         self.by_tag.remove(&node.tag);
         self.by_text.remove(&node.text);
         self.free.push(slot);
+        self.changed.insert(slot);
         Some(node)
     }
 
@@ -126,6 +136,20 @@ impl Nodes {
         node.tag = Tag::new(identity, &node.peer, epoch);
         node.token = node.tag.token().into();
         self.by_tag.insert(node.tag, slot);
+        self.changed.insert(slot);
+    }
+
+    /// Takes over the links, sorted, that a node announces; whether they are others than before.
+    pub(super) fn set_links(&mut self, slot: Slot, links: Box<[Adjacent]>) -> bool {
+        let Some(node) = self.get_mut(slot).filter(|node| node.links != links) else { return false };
+        node.links = links;
+        self.changed.insert(slot);
+        true
+    }
+
+    /// The slots whose node, tag or links have changed since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<Slot> {
+        std::mem::take(&mut self.changed)
     }
 
     pub(super) fn get(&self, slot: Slot) -> Option<&Node> {

@@ -8,16 +8,16 @@
 //! tag, is smallest. The last rule gives different origins different trees, so that no link carries all.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
-use super::nodes::Nodes;
+use super::nodes::{Node, Nodes};
 use super::set::{NodeSet, Slot};
 
 /// The distance of what cannot be reached.
 pub(super) const UNREACHED: u32 = u32::MAX;
 
 /// Links that both ends announce.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Graph {
     tags: Vec<u64>,
     edges: Vec<Vec<(Slot, u32)>>,
@@ -43,18 +43,31 @@ pub(super) struct OwnTree {
 }
 
 impl Graph {
-    pub(super) fn new(nodes: &Nodes) -> Self {
-        let mut graph = Self { tags: vec![0; nodes.slots()], edges: vec![Vec::new(); nodes.slots()] };
-        for (slot, node) in nodes.iter() {
-            graph.tags[slot as usize] = node.tag.0;
-            for link in &node.links {
-                let other = nodes.by_tag(link.node).filter(|other| *other != slot);
-                let back = other.and_then(|other| Some((other, nodes.get(other)?.cost_to(node.tag)?)));
-                if let Some((other, cost)) = back {
-                    graph.edges[slot as usize].push((other, link.cost.max(cost)));
-                }
-            }
+    /// Brings the graph in line with the nodes, of which those in `changed` are others than before. Costs what the
+    /// links of those and of their neighbours cost, however large the mesh is.
+    pub(super) fn update(&mut self, nodes: &Nodes, changed: &BTreeSet<Slot>) {
+        self.tags.resize(nodes.slots(), 0);
+        self.edges.resize(nodes.slots(), Vec::new());
+        let mut affected = changed.clone();
+        for &slot in changed {
+            let node = nodes.get(slot);
+            self.tags[slot as usize] = node.map_or(0, |node| node.tag.0);
+            // A link has two ends: those where one was, and those where one may be now.
+            affected.extend(self.edges[slot as usize].iter().map(|(other, _)| *other));
+            let links = node.map(Node::links).unwrap_or_default();
+            affected.extend(links.iter().filter_map(|link| nodes.by_tag(link.node)));
         }
+        for slot in affected {
+            let edges = &mut self.edges[slot as usize];
+            edges.clear();
+            edges.extend(nodes.get(slot).into_iter().flat_map(|node| mutual_links(nodes, slot, node)));
+        }
+    }
+
+    /// The graph of all nodes, made from nothing, to hold the other against.
+    pub(super) fn of_all(nodes: &Nodes) -> Self {
+        let mut graph = Self::default();
+        graph.update(nodes, &nodes.iter().map(|(slot, _)| slot).collect());
         graph
     }
 
@@ -140,6 +153,15 @@ impl Graph {
         let (tree, distances) = self.compute(me, me);
         OwnTree { tree, distances }
     }
+}
+
+/// The links of a node that the other end announces too.
+fn mutual_links(nodes: &Nodes, slot: Slot, node: &Node) -> impl Iterator<Item = (Slot, u32)> {
+    node.links().iter().filter_map(move |link| {
+        let other = nodes.by_tag(link.node).filter(|other| *other != slot)?;
+        let cost = nodes.get(other)?.cost_to(node.tag)?;
+        Some((other, link.cost.max(cost)))
+    })
 }
 
 impl Tree {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::shell;
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Options {
@@ -47,11 +49,15 @@ impl Options {
     }
 }
 
-/// Carries the command out.
+/// Carries the command out: by an optimised build of this program, because an unoptimised one takes hours over it.
 ///
 /// # Errors
 /// When something that must hold does not.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options, words: &[&str]) -> Result<()> {
+    if cfg!(debug_assertions) && *options != Options::Curves {
+        let optimised = ["run", "--quiet", "--release", "--locked", "--package", "xtask", "--", "sim"];
+        return shell::run(shell::cargo().args(optimised).args(words));
+    }
     match options {
         Options::Seeds { first, count, most } => seeds(*first..first + count, *most),
         Options::Scale { nodes } => scale::run(nodes),

@@ -14,7 +14,7 @@ pub use fields::DecodeError;
 pub(crate) use message::is_reserved;
 pub use message::{Assignment, Head, MessageFrame};
 pub(super) use message::{number, payload_head_len};
-pub use state::{Adjacent, Change, Delta, EntryRef, Record, State};
+pub use state::{Adjacent, Change, Delta, EntryRef, Record, RecordHead, State};
 
 use fields::{Fields, put_bytes_always, put_varint, read_varint};
 

@@ -9,7 +9,7 @@ use super::super::limits::{
     MAX_ADDRESS_LEN, MAX_ADDRESSES, MAX_ADJACENT, MAX_COST, MAX_INTEREST_ENTRIES, MAX_NAME_LEN, MAX_QUEUE_LEN,
 };
 use super::fields::{
-    DecodeError, Fields, put_bytes, put_bytes_always, put_fixed64, put_nested, put_uint, put_varint,
+    DecodeError, Field, Fields, put_bytes, put_bytes_always, put_fixed64, put_nested, put_uint, put_varint,
 };
 use super::message::is_reserved;
 use crate::subject::{Filter, MAX_SUBJECT_LEN};
@@ -44,6 +44,43 @@ pub struct Record<'a> {
     pub addresses: Vec<&'a [u8]>,
 }
 
+/// What tells whether a record is known already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHead<'a> {
+    /// See [`Record::peer`].
+    pub peer: &'a [u8],
+    /// See [`Record::epoch`].
+    pub epoch: u64,
+    /// See [`Record::sequence`].
+    pub sequence: u64,
+}
+
+impl<'a> RecordHead<'a> {
+    /// Decodes these fields of a record, without a look at what the others say.
+    ///
+    /// # Errors
+    /// Names what was wrong.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut fields = Fields::new("record", bytes);
+        let mut head = Self { peer: &[], epoch: 0, sequence: 0 };
+        while let Some(field) = fields.next()? {
+            head.take(&field)?;
+        }
+        Ok(head)
+    }
+
+    /// Whether the field was one of these.
+    fn take(&mut self, field: &Field<'a>) -> Result<bool, DecodeError> {
+        match field.number {
+            1 => self.peer = field.bytes("record.peer", MAX_PEER_ID_LEN)?,
+            2 => self.epoch = field.uint("record.epoch")?,
+            3 => self.sequence = field.uint("record.sequence")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 impl<'a> Record<'a> {
     /// Decodes a record.
     ///
@@ -51,14 +88,14 @@ impl<'a> Record<'a> {
     /// Names what was wrong.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut fields = Fields::new("record", bytes);
-        let (mut peer, mut epoch, mut sequence, mut version) = (&[][..], 0, 0, 0);
-        let (mut digest, mut name) = (None, "");
+        let mut head = RecordHead { peer: &[], epoch: 0, sequence: 0 };
+        let (mut version, mut digest, mut name) = (0, None, "");
         let (mut links, mut addresses) = (Vec::new(), Vec::new());
         while let Some(field) = fields.next()? {
+            if head.take(&field)? {
+                continue;
+            }
             match field.number {
-                1 => peer = field.bytes("record.peer", MAX_PEER_ID_LEN)?,
-                2 => epoch = field.uint("record.epoch")?,
-                3 => sequence = field.uint("record.sequence")?,
                 4 if links.len() == MAX_ADJACENT => {
                     return Err(DecodeError::TooMany { what: "record.link", max: MAX_ADJACENT });
                 }
@@ -77,6 +114,7 @@ impl<'a> Record<'a> {
         let digest = digest.ok_or(DecodeError::Missing { what })?;
         let len = digest.len();
         let interest_digest = digest.try_into().map_err(|_| DecodeError::Length { what, len })?;
+        let RecordHead { peer, epoch, sequence } = head;
         if peer.is_empty() {
             return Err(DecodeError::Missing { what: "record.peer" });
         }
