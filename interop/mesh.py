@@ -52,7 +52,7 @@ class Mesh:
         await self.converged()
         return self
 
-    async def add(self, joins=(), transport="tcp", block=None, config=None, flags=None):
+    async def add(self, joins=(), transport="tcp", block=None, config=None, flags=None, environment=None):
         """Starts one more node that joins earlier ones, and returns it."""
         node = Waymeet(self.binary)
         if block is None:
@@ -65,7 +65,7 @@ class Mesh:
         if joins:
             flags["--join"] = [getattr(self.nodes[j], transport) for j in joins]
         self.nodes.append(node)
-        await node.start(config="\n".join([*lines, config or ""]), flags=flags)
+        await node.start(config="\n".join([*lines, config or ""]), flags=flags, env=environment)
         return node
 
     async def join(self, host, *addresses, flags=None, mesh="0.0.0.0:4224", environment=None):

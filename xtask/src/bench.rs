@@ -8,6 +8,7 @@
 //! takes part. Every measurement gets a fresh server. The servers take turns, and which of them begins
 //! changes every round, so that a machine that slows down slows all; ratios are taken within each round.
 
+mod cases;
 mod charts;
 mod contestants;
 mod docs;
@@ -17,6 +18,7 @@ mod linked;
 mod measure;
 mod results;
 mod rows;
+mod secured;
 mod server;
 mod stats;
 mod svg;
@@ -31,10 +33,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
+use cases::ROWS;
 use contestants::Contestant;
 use measure::Conditions;
 use results::{Machine, Measured, Results, Round};
-use rows::{ROWS, Row};
+use rows::Row;
 use server::{Cores, Server};
 
 /// How often a row may fail before it is left out of the remaining rounds.
@@ -71,7 +74,7 @@ impl Options {
                 "--rounds" => options.rounds = number(value()?)?,
                 "--seconds" => options.conditions.seconds = number(value()?)?,
                 "--core" => options.conditions.core = number(value()?)?,
-                "--rows" => names = Some(value()?.split(',').map(rows::row).collect::<Result<Vec<_>>>()?),
+                "--rows" => names = Some(value()?.split(',').map(cases::row).collect::<Result<Vec<_>>>()?),
                 "--quick" => {
                     options.rounds = 3;
                     (options.conditions.seconds, options.conditions.idle_connections) = (0.5, 1_000);

@@ -20,6 +20,7 @@ const DEBIAN: &[(&[&str], &str, &[&str])] = &[
     (&["chromium"], "chromium", &["ws-browser"]),
     (&["nc"], "netcat-openbsd", &["nc"]),
     (&["logger"], "bsdutils", &["logger"]),
+    (&["faketime"], "faketime", &["faketime"]),
     (&["javac"], "default-jdk-headless", &["java"]),
     (&["ip"], "iproute2", &[NAMESPACES]),
     (&["nft"], "nftables", &[NAMESPACES]),

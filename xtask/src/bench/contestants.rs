@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{install, linked};
+use super::{install, linked, secured};
 
 /// A program that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,12 +41,21 @@ pub enum Contestant {
     RoutesTls,
     /// Two routers of zenoh, loaded by its Python clients.
     Zenoh,
+    /// A node whose clients have permissions.
+    Guarded,
+    /// A nats-server whose clients have the same.
+    GuardedNats,
+    /// The same two, with TLS on top.
+    Sealed,
+    SealedNats,
 }
 
 /// The protocol that a measurement speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Nats,
+    /// The same over TLS.
+    NatsTls,
     Redis,
     Mqtt,
     Http,
@@ -92,7 +101,16 @@ impl Contestant {
             Self::Routes => "nats-server, route",
             Self::RoutesTls => "nats-server, TLS route",
             Self::Zenoh => "zenoh",
+            Self::Guarded => "waymeet, permissions",
+            Self::GuardedNats => "nats-server, permissions",
+            Self::Sealed => "waymeet, permissions and TLS",
+            Self::SealedNats => "nats-server, permissions and TLS",
         }
+    }
+
+    /// Whether it asks its clients who they are.
+    fn is_secured(self) -> bool {
+        matches!(self, Self::Guarded | Self::GuardedNats | Self::Sealed | Self::SealedNats)
     }
 
     /// Whether it is two servers.
@@ -103,8 +121,8 @@ impl Contestant {
     /// What its version is told of.
     pub fn program(self) -> &'static str {
         match self {
-            Self::Mesh | Self::MeshQuic => Self::Node.name(),
-            Self::Routes | Self::RoutesTls => Self::NatsServer.name(),
+            Self::Mesh | Self::MeshQuic | Self::Guarded | Self::Sealed => Self::Node.name(),
+            Self::Routes | Self::RoutesTls | Self::GuardedNats | Self::SealedNats => Self::NatsServer.name(),
             other => other.name(),
         }
     }
@@ -114,7 +132,8 @@ impl Contestant {
         match self {
             Self::Node => &[Scheme::Nats, Scheme::Http, Scheme::Coap],
             Self::EchoService => &[Scheme::Http, Scheme::Coap, Scheme::Datagrams],
-            Self::NatsServer => &[Scheme::Nats],
+            Self::NatsServer | Self::Guarded | Self::GuardedNats => &[Scheme::Nats],
+            Self::Sealed | Self::SealedNats => &[Scheme::NatsTls],
             Self::Redis => &[Scheme::Redis],
             Self::Mosquitto => &[Scheme::Mqtt],
             Self::Nginx | Self::BareHyper | Self::BareSse => &[Scheme::Http],
@@ -138,7 +157,7 @@ impl Contestant {
 
     /// Whether its absence is a defect of ours; a missing peer is only said.
     pub fn is_built_here(self) -> bool {
-        self.example().is_some() || matches!(self, Self::Node | Self::Mesh | Self::MeshQuic)
+        self.example().is_some() || self.program() == Self::Node.name()
     }
 
     /// The example of the node's crate that it is.
@@ -158,8 +177,8 @@ impl Contestant {
             return install::build(&["--example", example], &format!("examples/{example}"));
         }
         match self {
-            Self::Node | Self::Mesh | Self::MeshQuic => install::build(&["--bin", "waymeet"], "waymeet"),
-            Self::NatsServer | Self::Routes | Self::RoutesTls => install::nats_server(),
+            _ if self.program() == Self::Node.name() => install::build(&["--bin", "waymeet"], "waymeet"),
+            _ if self.program() == Self::NatsServer.name() => install::nats_server(),
             Self::Zenoh => install::zenoh(),
             Self::Redis => install::debian(&["redis-server"], "redis-server"),
             Self::Mosquitto => install::debian(&["mosquitto"], "mosquitto"),
@@ -211,6 +230,7 @@ impl Contestant {
         let in_folder = |name: &str| folder.join(name).display().to_string();
         let mut command = vec![program.display().to_string()];
         command.extend(match self {
+            _ if self.is_secured() => secured::command(self, address, folder)?,
             Self::Node => {
                 let [nats, http, coap] = addresses else { bail!("a node has three addresses") };
                 let mut node =
@@ -250,12 +270,13 @@ impl Contestant {
         Ok(command)
     }
 
-    /// What the generator is told on top, so that a measurement ends in time.
-    pub fn generator_arguments(self) -> &'static [&'static str] {
+    /// What the generator is told on top: so that a measurement ends in time, or that it is let in.
+    pub fn generator_arguments(self, folder: &Path) -> Vec<String> {
         match self {
             // It moves small messages some forty times slower; 4 to 32 MiB of them are seconds.
-            Self::Mosquitto => &["--window", "2097152"],
-            _ => &[],
+            Self::Mosquitto => ["--window", "2097152"].map(str::to_owned).into(),
+            _ if self.is_secured() => secured::generator_arguments(self, folder),
+            _ => Vec::new(),
         }
     }
 }
@@ -265,6 +286,7 @@ impl Scheme {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nats | Self::FarNats | Self::Link => "nats",
+            Self::NatsTls => "tls",
             Self::Zenoh | Self::FarZenoh => "tcp",
             Self::Redis => "redis",
             Self::Mqtt => "mqtt",

@@ -70,8 +70,9 @@ impl Conditions {
             Work::Idle => self.idle(&running, self.idle_connections),
             Work::Post(path) => self.post(&running, path),
             Work::Generator(listeners, case) => {
-                let more = server.contestant.generator_arguments();
-                self.rate(&running, listeners, &[case, more].concat())
+                let more = server.generator_arguments();
+                let more: Vec<&str> = more.iter().map(String::as_str).collect();
+                self.rate(&running, listeners, &[case, &more].concat())
             }
             Work::Across(size) if server.contestant == Contestant::Zenoh => {
                 linked::zenoh(self, &running, size)

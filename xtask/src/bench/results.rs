@@ -10,9 +10,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::cases;
 use super::contestants::Contestant;
 use super::growth::Growth;
-use super::rows::{self, Row, Sample, Unit};
+use super::rows::{Row, Sample, Unit};
 use super::stats::Summary;
 
 /// Everything that tables and charts are made of.
@@ -39,7 +40,7 @@ pub type Round = BTreeMap<String, Sample>;
 /// A row and its rounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// As in [`rows::ROWS`].
+    /// As in [`cases::ROWS`].
     pub name: String,
     pub seconds: f64,
     /// With the server on the generator's core.
@@ -83,7 +84,7 @@ impl Results {
     pub fn replace(&mut self, newer: Vec<Measured>) {
         self.rows.retain(|old| newer.iter().all(|new| new.name != old.name));
         self.rows.extend(newer);
-        let place = |row: &Measured| rows::ROWS.iter().position(|known| known.name == row.name);
+        let place = |row: &Measured| cases::ROWS.iter().position(|known| known.name == row.name);
         self.rows.sort_by_key(place);
     }
 }
@@ -105,7 +106,7 @@ impl Machine {
 impl Measured {
     /// Its row; `None` when the file is older than the table.
     pub fn row(&self) -> Option<&'static Row> {
-        rows::row(&self.name).ok()
+        cases::row(&self.name).ok()
     }
 
     /// What the row is held to, with our ratio to its first peer.

@@ -62,6 +62,11 @@ impl Server {
         Ok(Self { contestant, version, program, folder })
     }
 
+    /// What the generator is told on top of a case.
+    pub fn generator_arguments(&self) -> Vec<String> {
+        self.contestant.generator_arguments(&self.folder)
+    }
+
     /// Starts it on free ports, and waits until it answers.
     pub fn start(&self, cores: Cores) -> Result<Running> {
         let name = self.contestant.name();
