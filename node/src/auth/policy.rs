@@ -80,26 +80,41 @@ pub(crate) struct Bound {
     policy: Arc<Policy>,
     /// How much of the run's subjects is open.
     access: Access,
+    /// The last subject that the rules were found to allow: most runs have one subject.
+    allowed: String,
 }
 
 impl Bound {
     pub(crate) fn new(policy: Arc<Policy>, access: Access) -> Self {
-        Self { policy, access }
+        Self { policy, access, allowed: String::new() }
     }
 
     /// Why a message is not accepted.
-    pub(crate) fn objection(&self, subject: Subject<'_>, size: usize) -> Option<DropReason> {
-        let policy = &*self.policy;
+    pub(crate) fn objection(&mut self, subject: Subject<'_>, size: usize) -> Option<DropReason> {
         let is_open = match self.access {
             Access::All => true,
-            Access::Some => policy.permissions.may_publish(subject),
+            Access::Some => self.allows(subject),
             Access::None => false,
         };
+        let policy = &*self.policy;
         if !is_open && !policy.may_reply(subject) {
             return Some(DropReason::NoPermission);
         }
         let admits = policy.meter.as_ref().is_none_or(|meter| meter.lock().admits(size, Instant::now()));
         (!admits).then_some(DropReason::RateLimited)
+    }
+
+    /// Whether the rules allow a subject. They are the same for as long as this lives.
+    fn allows(&mut self, subject: Subject<'_>) -> bool {
+        if self.allowed == subject.as_str() {
+            return true;
+        }
+        let allows = self.policy.permissions.may_publish(subject);
+        if allows {
+            self.allowed.clear();
+            self.allowed.push_str(subject.as_str());
+        }
+        allows
     }
 }
 

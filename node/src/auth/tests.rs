@@ -254,8 +254,8 @@ fn a_user_has_so_many_sessions_and_publishes_so_much() {
     assert!(user.connect().is_none());
     drop(first);
     assert!(user.connect().is_some());
-    let bound = Bound::new(node.policies.get(user.policy_id()), Access::Some);
-    let objection = |subject, size| bound.objection(Subject::new(subject).unwrap(), size);
+    let mut bound = Bound::new(node.policies.get(user.policy_id()), Access::Some);
+    let mut objection = |subject, size| bound.objection(Subject::new(subject).unwrap(), size);
     assert_eq!(objection("b", 1), Some(DropReason::NoPermission));
     assert_eq!(objection("a.b", 1_000_000), None, "a second's worth is there, and something larger is owed");
     assert_eq!(objection("a.b", 1), Some(DropReason::RateLimited));

@@ -92,7 +92,7 @@ impl Batch {
         if plan.reserved && !origin.trusted {
             return self.refuse(origin, DropReason::NoPermission);
         }
-        if let Some(bound) = &run.bound
+        if let Some(bound) = &mut run.bound
             && let Some(reason) = bound.objection(subject, message.size())
         {
             return self.refuse(origin, reason);

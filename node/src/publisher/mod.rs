@@ -200,7 +200,7 @@ impl Publisher {
         let Ok(subject) = Subject::from_bytes(message.subject) else {
             return self.batch.refuse(origin, DropReason::Invalid);
         };
-        if let Some(reason) = bound.and_then(|bound| bound.objection(subject, message.size())) {
+        if let Some(reason) = bound.and_then(|mut bound| bound.objection(subject, message.size())) {
             return self.batch.refuse(origin, reason);
         }
         let Some((id, inner)) = split_peer_subject(subject) else {
