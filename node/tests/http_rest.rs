@@ -8,6 +8,8 @@ use http_support::{
 };
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use waymeet::Item;
 
 #[tokio::test]
@@ -251,4 +253,28 @@ async fn requests_share_a_connection_and_a_drain_lets_them_finish() {
     publish(&handle, delivery.message().reply.expect("a reply subject").as_str(), b"done");
     assert_eq!(asked.await.unwrap().status(), 200);
     tokio::time::timeout(SOON, drain).await.expect("a drain does not hang").unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_not_answered_any_more() {
+    let node = start("").await;
+    let mut asked = subscribe(&node.handle(), "silent");
+    let mut client = TcpStream::connect(http_address(&node)).await.unwrap();
+    client
+        .write_all(b"POST /req/silent?timeout=5m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi")
+        .await
+        .unwrap();
+    assert_eq!(next(&mut asked).await.2, b"hi");
+    let sessions = async || get(&node, "/metrics").await.body;
+    let is_waiting =
+        |page: &[u8]| String::from_utf8_lossy(page).contains("waymeet_sessions{listener=\"http\"} 2");
+    assert!(is_waiting(&sessions().await), "the client, and who asks");
+    drop(client);
+    tokio::time::timeout(SOON, async {
+        while is_waiting(&sessions().await) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the request ends with its connection");
 }

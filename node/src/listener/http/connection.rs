@@ -63,6 +63,8 @@ impl Protocols {
         // hyper's own timer would be made and thrown away for every request; `Patience` has one a connection.
         http1
             .header_read_timeout(None)
+            // The socket notices it at less cost.
+            .half_close(true)
             .max_header_size(limits.max_header_bytes)
             .max_buf_size(WRITE_BUFFER.max(limits.max_header_bytes));
         if limits.max_headers != DEFAULT_MAX_HEADERS {

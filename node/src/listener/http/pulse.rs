@@ -97,6 +97,11 @@ impl Pulse {
         self.defers.store(!self.waited.swap(false, Relaxed), Relaxed);
     }
 
+    /// Whether there is a request that is read and has no answer yet.
+    pub(super) fn is_answering(&self) -> bool {
+        matches!(self.waiting(), Waiting::Reply | Waiting::Answer)
+    }
+
     /// Whether a write should be left for the next turn; true once for each answer.
     pub(super) fn takes_deferral(&self) -> bool {
         self.defers.swap(false, Relaxed)

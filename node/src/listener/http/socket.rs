@@ -1,7 +1,7 @@
 //! The socket of an HTTP connection, as hyper sees it.
 //!
-//! Owns the first bytes, which were read to see which version is spoken, and when an answer is written: behind
-//! the other connections that are ready. It must not look at what passes.
+//! Owns the first bytes, which were read to see which version is spoken, when an answer is written (behind the other
+//! connections that are ready), and noticing that a client has left before its answer. It must not look at what passes.
 
 use std::io;
 use std::pin::Pin;
@@ -15,6 +15,9 @@ use super::Connection;
 /// What an HTTP/2 client that does not ask first sends (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How much of what follows a request is read before the request is answered.
+const EARLY_BYTES: usize = 512;
+
 /// A stream whose first bytes have been read, to see which version is spoken, and are read again by hyper.
 /// HTTP/1.1 differs from the preface of HTTP/2 within three bytes, so this waits for no more than a request.
 pub(super) struct Socket<S> {
@@ -24,12 +27,15 @@ pub(super) struct Socket<S> {
     /// How many of the first bytes are there, and how many hyper has read.
     len: u8,
     read: u8,
+    /// What came behind a request that is being answered; read again by hyper. Nearly always empty.
+    early: Vec<u8>,
 }
 
 impl<S: AsyncRead + Unpin> Socket<S> {
     /// `None` when the client closes without a byte.
     pub(super) async fn sniff(stream: S, connection: Arc<Connection>) -> io::Result<Option<Self>> {
-        let mut socket = Self { stream, connection, first: [0; PREFACE.len()], len: 0, read: 0 };
+        let mut socket =
+            Self { stream, connection, first: [0; PREFACE.len()], len: 0, read: 0, early: Vec::new() };
         while socket.first().len() < PREFACE.len() && PREFACE.starts_with(socket.first()) {
             let free = socket.first.get_mut(usize::from(socket.len)..).unwrap_or_default();
             match socket.stream.read(free).await? {
@@ -68,6 +74,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             self.read += taken as u8;
             return Poll::Ready(Ok(()));
         }
+        if !self.early.is_empty() {
+            let taken = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early[..taken]);
+            self.early.drain(..taken);
+            self.connection.pulse.heard();
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -93,7 +106,25 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: AsyncRead + Unpin> Socket<S> {
+    /// Whether the client has left while a request of it is answered. hyper would look for itself, but only into a
+    /// buffer of 8 KiB, which is a new one for each request as long as the request before points into the old one.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_http2() || !self.early.is_empty() {
+            return Poll::Pending;
+        }
+        let mut space = [std::mem::MaybeUninit::uninit(); EARLY_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        if space.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.early.extend_from_slice(space.filled());
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         std::task::ready!(self.defer(cx));
         Pin::new(&mut self.stream).poll_write(cx, data)
@@ -117,6 +148,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         if result.is_ready() {
             // hyper flushes a socket only when it has given it everything.
             self.connection.pulse.set_unflushed(false);
+            // It does so whenever it is polled.
+            if self.connection.pulse.is_answering()
+                && let Poll::Ready(left) = self.poll_left(cx)
+            {
+                return Poll::Ready(left);
+            }
         }
         result
     }
@@ -165,5 +202,33 @@ mod tests {
         let http2 = [&PREFACE[..], b"\0\0\0\x04"].concat();
         assert_eq!(sniff(&http2).await, Some((true, http2)));
         assert_eq!(sniff(b"").await, None);
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_request_is_kept_and_an_end_is_noticed() {
+        let (mut client, server) = tokio::io::duplex(1_024);
+        client.write_all(b"POST /a HTTP/1.1\r\n").await.unwrap();
+        let mut socket = Socket::sniff(server, connection().await).await.unwrap().unwrap();
+        let mut read = [0; 18];
+        socket.read_exact(&mut read).await.unwrap();
+        // While nothing is answered, what comes is hyper's to read.
+        client.write_all(b"a").await.unwrap();
+        socket.flush().await.unwrap();
+        assert!(socket.early.is_empty());
+        assert_eq!(socket.read_u8().await.unwrap(), b'a');
+        socket.connection.pulse.asked();
+        socket.flush().await.unwrap();
+        client.write_all(b"GET /b").await.unwrap();
+        socket.flush().await.unwrap();
+        // It is full: no more is read before this is.
+        client.write_all(b" HTTP").await.unwrap();
+        drop(client);
+        socket.flush().await.unwrap();
+        socket.connection.pulse.answered();
+        let mut next = [0; 11];
+        socket.read_exact(&mut next).await.unwrap();
+        assert_eq!(&next, b"GET /b HTTP");
+        socket.connection.pulse.asked();
+        assert_eq!(socket.flush().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }
