@@ -4,10 +4,12 @@
 
 mod buffered;
 mod gate;
+mod gathered;
 mod links;
 mod muxer;
 mod reachability;
 pub(crate) mod rules;
+mod security;
 mod services;
 mod transport;
 
@@ -31,8 +33,8 @@ use self::gate::Gated;
 use self::links::{Links, LinksEvent};
 use self::reachability::{Place, Reachability, is_relayed};
 use self::rules::{Rules, ip_of, is_public};
+pub(crate) use self::security::SecurityError;
 use self::services::{Services, Wish};
-pub(crate) use self::transport::TransportSetupError;
 use super::engine::{DialId, Engine, EngineEvent};
 use super::identity::{NodeKey, to_core, to_libp2p};
 
@@ -73,8 +75,8 @@ pub(crate) enum EngineError {
     /// The local network cannot be searched.
     #[error("cannot search the local network: {0}")]
     Lan(#[source] io::Error),
-    #[error(transparent)]
-    Setup(#[from] TransportSetupError),
+    #[error("cannot set up encryption: {0}")]
+    Setup(#[from] SecurityError),
 }
 
 #[derive(NetworkBehaviour)]

@@ -1,4 +1,4 @@
-//! Yamux, with frames that fill a Noise message.
+//! Yamux, with frames that fill a Noise message, or four records of TLS.
 //!
 //! Owns what libp2p's own wrapper does not let be chosen: how much one frame carries. It must not know what the
 //! streams are for. <https://github.com/hashicorp/yamux/blob/master/spec.md>

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::swarm::{StreamUpgradeError, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, Transport as _, identify, noise, tcp};
+use libp2p::swarm::{DialError, StreamUpgradeError, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, Transport as _, identify, noise, tcp, tls};
 
 use super::rules::Rules;
 use super::{Settings, SwarmEngine};
@@ -15,14 +15,22 @@ use crate::mesh::identity::{NodeKey, to_core};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What a peer encrypts with, as libp2p ships it.
+#[derive(Clone, Copy)]
+enum Encryption {
+    Noise,
+    Tls,
+}
+
 /// Somebody who speaks identify and not the link protocol.
-fn stranger() -> Swarm<identify::Behaviour> {
+fn stranger(encryption: Encryption) -> Swarm<identify::Behaviour> {
     let key = Keypair::generate_ed25519();
-    let transport = tcp::tokio::Transport::new(tcp::Config::default())
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(&key).unwrap())
-        .multiplex(super::muxer::Config::new(4))
-        .boxed();
+    let upgrade = tcp::tokio::Transport::new(tcp::Config::default()).upgrade(Version::V1Lazy);
+    let muxer = super::muxer::Config::new(4);
+    let transport = match encryption {
+        Encryption::Noise => upgrade.authenticate(noise::Config::new(&key).unwrap()).multiplex(muxer).boxed(),
+        Encryption::Tls => upgrade.authenticate(tls::Config::new(&key).unwrap()).multiplex(muxer).boxed(),
+    };
     let behaviour = identify::Behaviour::new(identify::Config::new("/stranger/1".to_owned(), key.public()));
     let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
     Swarm::new(transport, behaviour, key.public().to_peer_id(), config)
@@ -79,19 +87,36 @@ fn identified(event: SwarmEvent<identify::Event>) -> Option<bool> {
 
 #[tokio::test]
 async fn who_has_not_proved_the_secret_is_served_nothing_but_the_link() {
+    for encryption in [Encryption::Noise, Encryption::Tls] {
+        let (mut engine, address) = engine(Rules::default());
+        let mut stranger = stranger(encryption);
+        stranger.dial(address.clone()).unwrap();
+        assert!(!until(&mut engine, &mut stranger, identified).await, "nothing but the link is offered");
+        // The same peer, once the mesh has seen its proof.
+        engine.set_member(&to_core(stranger.local_peer_id()), true);
+        stranger.dial(address).unwrap();
+        assert!(until(&mut engine, &mut stranger, identified).await, "a member is told");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_who_its_certificate_says() {
     let (mut engine, address) = engine(Rules::default());
-    let mut stranger = stranger();
-    stranger.dial(address.clone()).unwrap();
-    assert!(!until(&mut engine, &mut stranger, identified).await, "nothing but the link is offered");
-    // The same peer, once the mesh has seen its proof.
-    engine.set_member(&to_core(stranger.local_peer_id()), true);
-    stranger.dial(address).unwrap();
-    assert!(until(&mut engine, &mut stranger, identified).await, "a member is told");
+    let mut stranger = stranger(Encryption::Tls);
+    let other = Keypair::generate_ed25519().public().to_peer_id();
+    stranger.dial(address.with_p2p(other).unwrap()).unwrap();
+    let refused = |event| match event {
+        SwarmEvent::OutgoingConnectionError { error, .. } => Some(error),
+        SwarmEvent::ConnectionEstablished { .. } => panic!("it is somebody else"),
+        _ => None,
+    };
+    let error = until(&mut engine, &mut stranger, refused).await;
+    assert!(matches!(error, DialError::WrongPeerId { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_blocked_peer_is_not_let_in() {
-    let mut stranger = stranger();
+    let mut stranger = stranger(Encryption::Noise);
     let block = [*stranger.local_peer_id()].into();
     let (mut engine, address) = engine(Rules { block, ..Rules::default() });
     stranger.dial(address).unwrap();

@@ -1,4 +1,4 @@
-//! The transports: TCP and WebSocket under Noise and Yamux, and QUIC.
+//! The transports: TCP and WebSocket under TLS or Noise and Yamux, and QUIC.
 //!
 //! Owns their settings. It must not listen or dial.
 
@@ -8,10 +8,11 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, noise, quic, relay, tcp, websocket};
+use libp2p::{PeerId, Transport as _, quic, relay, tcp, websocket};
 
 use super::buffered::Buffered;
-use super::muxer;
+use super::security::SecurityError;
+use super::{muxer, security};
 
 /// How long a connection may take until both peer ids are proved.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,15 +24,10 @@ const QUIC_WINDOW_BYTES: u32 = 16 << 20;
 /// Streams of one connection: the link's, and those of the protocols that serve members.
 const MAX_STREAMS: usize = 64;
 
-/// Why the transports cannot be built. Both are defects of the program.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up encryption: {0}")]
-pub(crate) struct TransportSetupError(#[from] noise::Error);
-
 /// Every transport, and the part that dials through relays.
 pub(super) fn build(
     key: &Keypair,
-) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), TransportSetupError> {
+) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), SecurityError> {
     let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let (relayed, relay_client) = relay::client::new(key.public().to_peer_id());
     let buffered = tcp().map(|stream, _| Buffered::new(stream));
@@ -39,7 +35,7 @@ pub(super) fn build(
     let plain = OrTransport::new(websocket::Config::new(tcp()), buffered);
     let encrypted = OrTransport::new(relayed, plain)
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key)?)
+        .authenticate(security::Config::new(key)?)
         .multiplex(muxer::Config::new(MAX_STREAMS))
         .timeout(HANDSHAKE_TIMEOUT);
     let mut settings = quic::Config::new(key);
