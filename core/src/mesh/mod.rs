@@ -174,10 +174,8 @@ impl<I: Identity> Mesh<I> {
     pub fn new(config: Config<'_>, identity: I, now: Instant) -> Self {
         let mut own = Node::new(&identity, config.peer.clone(), config.epoch, now);
         own.lost = None;
-        let mut nodes = Nodes::new(own);
-        let mut graph = Graph::default();
-        let changed = nodes.take_changed();
-        graph.update(&nodes, &changed);
+        let nodes = Nodes::new(own);
+        let graph = Graph::of_all(&nodes);
         let own_tree = graph.own_tree(SELF);
         let digest = now + config.limits.digest_interval;
         let name = &config.name[..config.name.floor_char_boundary(limits::MAX_NAME_LEN)];

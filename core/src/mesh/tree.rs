@@ -64,7 +64,7 @@ impl Graph {
         }
     }
 
-    /// The graph of all nodes, made from nothing, to hold the other against.
+    /// The graph of all nodes, made from nothing: the first one, and one to hold others against.
     pub(super) fn of_all(nodes: &Nodes) -> Self {
         let mut graph = Self::default();
         graph.update(nodes, &nodes.iter().map(|(slot, _)| slot).collect());

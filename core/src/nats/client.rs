@@ -9,7 +9,7 @@ use std::io::Write as _;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
-use super::encode::number;
+use super::encode::behind_subject;
 use super::parser::Limits;
 use crate::headers::Headers;
 use crate::message::Message;
@@ -304,19 +304,7 @@ pub fn publish(out: &mut Vec<u8>, message: &Message<'_>) {
     out.extend_from_slice(if block.is_empty() { b"PUB " } else { b"HPUB " });
     out.extend_from_slice(message.subject.as_str().as_bytes());
     out.push(b' ');
-    if let Some(reply) = message.reply {
-        out.extend_from_slice(reply.as_str().as_bytes());
-        out.push(b' ');
-    }
-    if !block.is_empty() {
-        number(out, block.len());
-        out.push(b' ');
-    }
-    number(out, block.len() + message.payload.len());
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(block);
-    out.extend_from_slice(message.payload);
-    out.extend_from_slice(b"\r\n");
+    behind_subject(out, message.reply.map_or("", Subject::as_str), block, message.payload);
 }
 
 /// Writes SUB. `queue` is a queue group's name, one token.

@@ -95,6 +95,13 @@ pub fn message(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers:
     out.reserve(prefix.len() + reply.len() + block.len() + message.payload.len() + 48);
     // MSG is HMSG without its first letter.
     out.extend_from_slice(if block.is_empty() { &prefix[1..] } else { prefix });
+    behind_subject(out, reply, block, message.payload);
+}
+
+/// Writes what MSG, HMSG, PUB and HPUB have in common: the reply subject, if there is one, the lengths, and what they
+/// are the lengths of.
+#[inline]
+pub(super) fn behind_subject(out: &mut Vec<u8>, reply: &str, block: &[u8], payload: &[u8]) {
     if !reply.is_empty() {
         out.extend_from_slice(reply.as_bytes());
         out.push(b' ');
@@ -103,10 +110,10 @@ pub fn message(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers:
         number(out, block.len());
         out.push(b' ');
     }
-    number(out, block.len() + message.payload.len());
+    number(out, block.len() + payload.len());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(block);
-    out.extend_from_slice(message.payload);
+    out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -144,7 +151,7 @@ pub fn count_messages(block: &[u8], written: usize) -> usize {
 
 /// Appends a decimal number, without the machinery of `fmt`: this runs once or twice per delivery.
 #[inline]
-pub(super) fn number(out: &mut Vec<u8>, mut value: usize) {
+fn number(out: &mut Vec<u8>, mut value: usize) {
     if value < 10 {
         out.push(b'0' + value as u8);
         return;
