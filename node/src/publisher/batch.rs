@@ -138,18 +138,21 @@ impl Batch {
         let before = self.counts.deliveries;
         run.messages += 1;
         let message = &mut Passing { message, copy: None };
-        match &*plan.classes {
-            [] => {}
+        // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
+        let is_in_a_block = match &*plan.classes {
+            [] => false,
             // A run of one message to one subscriber is written where it goes; only longer ones are
             // worth a block.
             [class] if class.members.len() == 1 && run.messages == 1 => {
-                self.deliver_directly(origin, class, &message.message)
+                self.deliver_directly(origin, class, &message.message);
+                false
             }
             classes => {
                 self.encode_classes(classes, &message.message);
                 run.encoded += 1;
+                classes.iter().any(|class| class.is_heard(origin))
             }
-        }
+        };
         for target in &plan.one_by_one {
             self.deliver(origin, target, message);
         }
@@ -157,8 +160,7 @@ impl Batch {
             self.deliver(origin, target, message);
         }
         self.deliver_to_groups(plan, origin, message, groups);
-        // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
-        self.counts.deliveries > before || plan.classes.iter().any(|class| class.is_heard(origin))
+        is_in_a_block || self.counts.deliveries > before
     }
 
     /// Delivers to those who are told that nobody can answer.

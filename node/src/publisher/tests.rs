@@ -37,6 +37,31 @@ fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
 }
 
 #[test]
+fn a_message_that_finds_its_only_subscription_just_ended_is_unmatched() {
+    let metrics = Arc::new(Metrics::new());
+    let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
+    let wire =
+        WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, exchange.budget.clone(), metrics.clone());
+    let filter = SubjectFilter::new("a").unwrap();
+    let subscription = Subscription::new(filter, None, Outbox::Wire(Arc::new(wire))).with_sid(b"1");
+    let subscription = Arc::new(subscription);
+    exchange.subscribe(&subscription);
+
+    let mut publisher = Publisher::new(exchange, 1);
+    let message = Message::new(Subject::new("a").unwrap(), b"x");
+    assert_eq!(publisher.publish(PUBLISHER, &(&message).into()), Verdict::Matched);
+    publisher.finish(Listener::Nats);
+    // Its session ends on another thread, which has not come to telling the router yet.
+    assert!(subscription.end());
+    assert_eq!(publisher.publish(PUBLISHER, &(&message).into()), Verdict::Unmatched);
+    publisher.finish(Listener::Nats);
+    let text = metrics.encode();
+    for count in ["waymeet_messages_unmatched_total 1", "waymeet_deliveries_matched_total 1"] {
+        assert!(text.lines().any(|line| line == count), "{count} is missing in\n{text}");
+    }
+}
+
+#[test]
 fn one_plan_serves_subjects_that_differ_in_a_token_nobody_names() {
     let metrics = Arc::new(Metrics::new());
     let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
