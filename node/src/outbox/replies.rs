@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 use waymeet_core::{Subject, SubjectFilter};
 
@@ -90,12 +91,12 @@ impl Replies {
             return Err(TooManyRequests);
         }
         let token = loop {
-            let token = rand::random();
-            if !waiting.contains_key(&token) {
+            if let Entry::Vacant(place) = waiting.entry(rand::random()) {
+                let token = *place.key();
+                place.insert(request);
                 break token;
             }
         };
-        waiting.insert(token, request);
         drop(waiting);
         Ok(Place { replies: self.clone(), token })
     }
