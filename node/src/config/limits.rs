@@ -19,8 +19,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Client connections of one address, loopback excepted: there a proxy speaks for many. Default 16,384.
     pub max_connections_per_address: usize,
-    /// Subscriptions of one session. Default 1,000,000: a gateway in front of many clients has some
-    /// 100,000, and a million of them take about 200 MB.
+    /// Subscriptions of one session. Default 100,000, which take about 55 MB: a gateway in front of many clients has
+    /// some 10,000, and no session alone should be able to fill a small machine.
     pub max_subscriptions_per_session: usize,
     /// What may wait for one NATS session before it counts as too slow and is closed. Default 64 MiB, as
     /// nats-server.
@@ -80,7 +80,7 @@ impl Default for Limits {
             max_control_line_bytes: 4_096,
             max_connections: 65_536,
             max_connections_per_address: 16_384,
-            max_subscriptions_per_session: 1_000_000,
+            max_subscriptions_per_session: 100_000,
             outbox_bytes: 64 << 20,
             queue_messages: 65_536,
             queue_bytes: 8 << 20,

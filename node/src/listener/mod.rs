@@ -19,6 +19,8 @@ use crate::metrics::{Listener, Metrics};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
+/// Connections that are accepted before others on the thread are served.
+const ACCEPTED_AT_ONCE: u32 = 16;
 /// How long a listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,7 +69,12 @@ async fn accept_all(
     begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
 ) {
     let mut last_said: Option<Instant> = None;
+    let mut accepted = 0_u32;
     loop {
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if let Err(error) = stream.into_std().and_then(|stream| begin(stream, peer)) {

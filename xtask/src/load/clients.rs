@@ -3,7 +3,7 @@
 //! Owns connecting. They do only what the load needs and cost little beside the node; they are no models
 //! of good clients.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,22 @@ pub fn nats(address: SocketAddr, operations: &str) -> Result<TcpStream> {
 /// Reads up to the PONG. Nothing may be published to the connection before.
 pub fn await_pong(stream: &mut TcpStream) -> Result<()> {
     read_until(stream, b"PONG\r\n").map(drop)
+}
+
+/// Reads up to the PONG and counts how often `word` comes before it.
+pub fn count_until_pong(stream: &mut TcpStream, word: &[u8]) -> Result<u64> {
+    let mut lines = BufReader::with_capacity(1 << 17, stream);
+    let (mut line, mut count) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            bail!("the node has closed the connection");
+        }
+        if line == b"PONG\r\n" {
+            return Ok(count);
+        }
+        count += u64::from(line.starts_with(word));
+    }
 }
 
 /// Opens an event stream and reads to its first event. HTTP/1.0, so that the events come as they are, not

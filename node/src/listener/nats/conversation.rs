@@ -52,6 +52,8 @@ struct Client {
     leaving: Vec<Arc<Subscription>>,
     /// When the table is this long, subscriptions that have ended by themselves are swept out.
     sweep_at: usize,
+    /// Operations of this batch that were refused.
+    refused: u32,
 }
 
 /// A batch of one client's operations.
@@ -103,6 +105,7 @@ impl Conversation {
             subscriptions: HashMap::new(),
             leaving: Vec::new(),
             sweep_at: 16,
+            refused: 0,
         };
         let counted = shared.metrics.session(listener);
         tracing::debug!(session = origin.session, %peer, listener = listener.as_str(), "session begins");
@@ -147,6 +150,11 @@ impl Conversation {
         });
         let pressed = outcome.pressed.filter(|_| shared.config.limits.slow_publishers);
         (result, pressed)
+    }
+
+    /// How many operations were refused since this was last asked.
+    pub(super) fn take_refused(&mut self) -> u32 {
+        std::mem::take(&mut self.client.refused)
     }
 
     /// Whether the client's login is being verified. Nothing is to be read from it until then.
@@ -283,11 +291,7 @@ impl Upstream for Batch<'_> {
         match self.publisher.publish(self.client.origin, message) {
             Verdict::Matched => Published::Matched,
             Verdict::Unmatched => Published::Unmatched,
-            Verdict::Refused(DropReason::Invalid) => Published::Refused(Refusal::Invalid),
-            Verdict::Refused(DropReason::NoPermission) => Published::Refused(Refusal::NoPermission),
-            Verdict::Refused(DropReason::PayloadTooLarge) => Published::Refused(Refusal::PayloadTooLarge),
-            Verdict::Refused(DropReason::RateLimited) => Published::Refused(Refusal::RateLimited),
-            Verdict::Refused(_) => Published::Refused(Refusal::Draining),
+            Verdict::Refused(reason) => Published::Refused(self.client.refuse(reason)),
         }
     }
 
@@ -310,6 +314,7 @@ impl Upstream for Batch<'_> {
             Refusal::RateLimited => DropReason::RateLimited,
             Refusal::Draining => DropReason::Draining,
         };
+        self.client.refuse(reason);
         self.client.node.metrics().rejected(self.client.origin.listener, reason);
     }
 
@@ -323,6 +328,7 @@ impl Upstream for Batch<'_> {
         }
         client.sweep();
         if client.subscriptions.len() >= client.node.shared.config.limits.max_subscriptions_per_session {
+            client.refuse(DropReason::Overloaded);
             return Err(Refusal::TooManySubscriptions);
         }
         let outbox = Outbox::Wire(client.outbox.clone());
@@ -377,6 +383,19 @@ impl Upstream for Batch<'_> {
 }
 
 impl Client {
+    /// Counts a refused operation; returns how the session names the reason.
+    #[cold]
+    fn refuse(&mut self, reason: DropReason) -> Refusal {
+        self.refused = self.refused.saturating_add(1);
+        match reason {
+            DropReason::Invalid => Refusal::Invalid,
+            DropReason::NoPermission => Refusal::NoPermission,
+            DropReason::PayloadTooLarge => Refusal::PayloadTooLarge,
+            DropReason::RateLimited => Refusal::RateLimited,
+            _ => Refusal::Draining,
+        }
+    }
+
     /// Forgets subscriptions that ended because they had received enough. The table is gone through only
     /// when it has doubled, so that this costs little however many there are.
     fn sweep(&mut self) {

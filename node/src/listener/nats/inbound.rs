@@ -53,6 +53,12 @@ impl End {
     }
 }
 
+/// How much is read at once of a client whose last batch was mostly refused. Each refusal is answered, so that a full
+/// read of them would keep the others on the thread waiting for milliseconds.
+const REFUSED_READ_BYTES: usize = 8 * 1_024;
+/// From how many refused operations on a batch counts as that.
+const MANY_REFUSED: u32 = 64;
+
 /// The reading half of a connection. Owns memory only while an operation is incomplete.
 #[derive(Default)]
 pub(super) struct Inbound {
@@ -62,6 +68,8 @@ pub(super) struct Inbound {
     needed: usize,
     /// Its room in the node's memory budget.
     arriving: Option<Arriving>,
+    /// The last batch was mostly refused.
+    is_refused: bool,
 }
 
 /// What a batch leaves to be done before the next one is read.
@@ -101,7 +109,8 @@ impl Inbound {
             // What was left over goes first, so that the parser sees one piece. It is shorter than the
             // buffer, because it is shorter than what is needed.
             let kept = self.left_over.len();
-            let mut space = ReadBuf::new(&mut buffer[kept..]);
+            let end = if self.is_refused { kept + REFUSED_READ_BYTES } else { buffers::READ_BYTES };
+            let mut space = ReadBuf::new(&mut buffer[kept..end.min(buffers::READ_BYTES)]);
             ready!(reader.poll_read(cx, &mut space))?;
             let read = space.filled().len();
             if read == 0 {
@@ -141,6 +150,7 @@ impl Inbound {
     fn carry_out(&mut self, input: &[u8], more: bool, conversation: &mut Conversation) -> Result<After, End> {
         let (result, pressed) = conversation.receive(input);
         let progress = result?;
+        self.is_refused = conversation.take_refused() > MANY_REFUSED;
         self.needed = progress.needed;
         let rest = &input[progress.consumed..];
         self.take_room(rest.len(), conversation)?;

@@ -57,9 +57,9 @@ const ATTACKS: &[Attack] = &[
     attack("stalled", "a NATS subscriber that stops reading", Setup::Plain, 128, silence::stalled),
     attack(
         "subscriptions",
-        "1,000,000 subscriptions in one session",
+        "a session that asks for 1,000,000 subscriptions",
         Setup::Plain,
-        320,
+        96,
         flood::subscriptions,
     ),
     attack("wildcards", "a session with 100 filters that match all", Setup::Plain, 96, flood::wildcards),
