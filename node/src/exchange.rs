@@ -153,12 +153,16 @@ impl Exchange {
         (self.generations.of(class), router.matches(subject))
     }
 
-    /// The filters of the subscriptions that deliver into one of these outboxes, `limit` of them at most. Goes through all
-    /// subscriptions of the node.
-    pub(crate) fn filters_of(&self, outboxes: &[u64], limit: usize) -> Vec<Arc<Subscription>> {
+    /// Subscriptions of clients whose outboxes and filters are those that are meant, `limit` of them at most. Goes through
+    /// all subscriptions of the node, which holds up those who subscribe meanwhile.
+    pub(crate) fn subscriptions_of(
+        &self,
+        is_meant: impl Fn(&Subscription) -> bool,
+        limit: usize,
+    ) -> Vec<Arc<Subscription>> {
         let router = self.router.read();
-        let of_them = |subscription: &&Arc<Subscription>| outboxes.contains(&subscription.outbox.session());
-        router.targets().filter(of_them).take(limit).cloned().collect()
+        let fits = |subscription: &&Arc<Subscription>| subscription.is_clients() && is_meant(subscription);
+        router.targets().filter(fits).take(limit).cloned().collect()
     }
 
     pub(crate) fn drain(&self) {

@@ -22,6 +22,7 @@ mod mesh;
 mod metrics;
 #[doc(hidden)]
 pub mod microbench;
+mod monitor;
 mod node;
 mod outbox;
 mod peers;

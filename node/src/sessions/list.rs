@@ -68,6 +68,8 @@ pub(crate) struct Query {
     pub(crate) offset: usize,
     pub(crate) sort: Sort,
     pub(crate) filter: FilterText,
+    /// Only this user's, by the whole name.
+    pub(crate) of_user: Option<String>,
 }
 
 /// Why a question makes no sense. Whoever asks is at fault.
@@ -139,7 +141,7 @@ enum Word {
 impl Default for Query {
     fn default() -> Self {
         let sort = Sort { by: Column::Id, descending: false };
-        Self { limit: DEFAULT_LIMIT, offset: 0, sort, filter: FilterText::default() }
+        Self { limit: DEFAULT_LIMIT, offset: 0, sort, filter: FilterText::default(), of_user: None }
     }
 }
 
@@ -299,7 +301,12 @@ impl Sessions {
     /// The sessions that a query means, and how many there are without its limit.
     pub(crate) fn find(&self, query: &Query, sight: &Sight, now: Instant) -> (usize, Vec<Arc<Session>>) {
         let Sort { by, descending } = query.sort;
-        let fits = |session: &Arc<Session>| query.filter.fits(session, now) && sight.takes_in(session);
+        let is_theirs = |session: &Session| {
+            query.of_user.as_deref().is_none_or(|name| session.user().is_some_and(|user| user.name() == name))
+        };
+        let fits = |session: &Arc<Session>| {
+            is_theirs(session) && query.filter.fits(session, now) && sight.takes_in(session)
+        };
         // Each is asked once, because what is sorted by goes on changing.
         let with_key = |session: Arc<Session>| (by.key(&session, now), session);
         let mut found: Vec<_> = self.all().into_iter().filter(fits).map(with_key).collect();

@@ -20,7 +20,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 pub(crate) use access::{Denied, Sight};
-pub(crate) use list::{Query, QueryError, Row};
+pub(crate) use list::{Column, Query, QueryError, Row, Sort, last_active, rfc_3339};
 
 use crate::auth::Who;
 use crate::metrics::{DropReason, Listener};
@@ -41,6 +41,8 @@ pub(crate) struct Sessions {
     table: Mutex<HashMap<u64, Arc<Session>>>,
     /// The same moment on both clocks, for the time when a session began.
     clocks: (Instant, SystemTime),
+    /// How many were let go because they were too slow.
+    slow_ends: AtomicU64,
 }
 
 /// One session.
@@ -136,7 +138,8 @@ pub(crate) struct Reader {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { table: Mutex::default(), clocks: (Instant::now(), SystemTime::now()) }
+        let clocks = (Instant::now(), SystemTime::now());
+        Self { table: Mutex::default(), clocks, slow_ends: AtomicU64::new(0) }
     }
 }
 
@@ -185,10 +188,16 @@ impl Sessions {
         self.all().into_iter().filter_map(wire).collect()
     }
 
+    /// How many sessions were let go because they were too slow.
+    pub(crate) fn slow_ends(&self) -> u64 {
+        self.slow_ends.load(Ordering::Relaxed)
+    }
+
     /// What an instant is on the clock that people read.
     pub(crate) fn time_of(&self, instant: Instant) -> SystemTime {
         let (monotonic, clock) = self.clocks;
-        clock + instant.saturating_duration_since(monotonic)
+        let before = clock - monotonic.saturating_duration_since(instant);
+        before + instant.saturating_duration_since(monotonic)
     }
 }
 
@@ -350,17 +359,6 @@ impl Session {
         }
     }
 
-    /// Says in the log that the session has ended. Whoever was too slow is named where an operator looks.
-    pub(crate) fn say_end(&self, reason: DropReason, why: &dyn std::fmt::Display) {
-        let (session, listener, peer) = (self.id, self.listener.as_str(), self.peer);
-        if !matches!(reason, DropReason::SlowSubscriber | DropReason::Overloaded) {
-            return tracing::debug!(session, %peer, listener, %why, "session ends");
-        }
-        let (user, said) = (self.user(), self.said.get().cloned().unwrap_or_default());
-        let user = user.as_ref().map(|user| user.name());
-        tracing::warn!(session, %peer, listener, user, name = &*said.name, %why, "a slow subscriber was let go");
-    }
-
     /// Whether it is to end.
     pub(crate) fn is_expelled(&self) -> bool {
         self.expulsion.begun.load(Ordering::Acquire)
@@ -431,6 +429,20 @@ impl Observation {
 impl Entry {
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    /// Ends the entry, and says so in the log. Whoever was too slow is named where an operator looks.
+    pub(crate) fn end(self, reason: DropReason, why: &dyn std::fmt::Display) {
+        let Session { id: session, listener, peer, .. } = &*self.session;
+        let listener = listener.as_str();
+        if !matches!(reason, DropReason::SlowSubscriber | DropReason::Overloaded) {
+            return tracing::debug!(session, %peer, listener, %why, "session ends");
+        }
+        self.sessions.slow_ends.fetch_add(1, Ordering::Relaxed);
+        let (user, said) = (self.session.user(), self.session.said());
+        let user = user.as_ref().map(|user| user.name());
+        let name = said.map(|said| &*said.name);
+        tracing::warn!(session, %peer, listener, user, name, %why, "a slow subscriber was let go");
     }
 }
 

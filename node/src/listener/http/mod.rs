@@ -288,6 +288,7 @@ impl Service {
                 self.subscribe(node, connection, head, filters, queue.as_deref())
             }
             Target::Sessions(query) if get => self.sessions(node, query.clone()).await,
+            Target::Monitor(question) if get => self.monitor(node, question.clone()).await,
             Target::Session(id) if get => self.session(node, *id).await,
             Target::Session(id) if head.method == Method::DELETE => self.disconnect(node, connection, *id),
             Target::Page(page) if get => {

@@ -1,4 +1,5 @@
-//! The sessions over HTTP: `/sessions` and `/sessions/{id}` (docs/operations.md).
+//! The sessions over HTTP: `/sessions` and `/sessions/{id}`, and nats-server's `/varz`, `/connz`, `/subsz` and `/routez`
+//! (docs/operations.md).
 //!
 //! Owns their answers. Who may see which is `sessions::access`'s to decide.
 
@@ -14,7 +15,9 @@ use super::problem::Problem;
 use super::{Connection, Service};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
+use crate::monitor::Question;
 use crate::sessions::{Denied, Entry, Outlet, Query, Readers, Row, Sight};
+use crate::subscription::Subscription;
 
 /// The most filters in the answer about one session.
 const MAX_FILTERS: usize = 1_000;
@@ -56,7 +59,12 @@ impl Service {
         beside(move || {
             let subscriptions = match session.outlet() {
                 Outlet::Observation(observation) => observation.subscriptions.clone(),
-                _ => shared.exchange.filters_of(&session.outboxes(), MAX_FILTERS),
+                _ => {
+                    let outboxes = session.outboxes();
+                    let is_its =
+                        |subscription: &Subscription| outboxes.contains(&subscription.outbox.session());
+                    shared.exchange.subscriptions_of(is_its, MAX_FILTERS)
+                }
             };
             let filters = subscriptions.iter().map(|subscription| Subscribed {
                 filter: subscription.filter.to_string(),
@@ -66,6 +74,19 @@ impl Service {
             json(&Detail { row, filters: filters.collect() })
         })
         .await
+    }
+
+    /// What nats-server's monitoring port answers.
+    pub(super) async fn monitor(
+        &self,
+        node: &NodeHandle,
+        question: Question,
+    ) -> Result<Response<Body>, Problem> {
+        if !Sight::new(&node.user).is_whole() {
+            return Err(Problem::no_permission());
+        }
+        let node = node.clone();
+        beside(move || json(&question.answer(&node))).await
     }
 
     /// Ends a session; 204.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
+use crate::monitor::{Question, QuestionError};
 use crate::sessions::{Query, QueryError};
 
 /// The longest queue group name, in bytes.
@@ -32,6 +33,8 @@ pub(super) enum Target<'a> {
     Sessions(Query),
     /// One of them.
     Session(u64),
+    /// What nats-server's monitoring port answers.
+    Monitor(Question),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -82,6 +85,8 @@ pub(super) enum TargetError {
     Queue,
     #[error(transparent)]
     Sessions(#[from] QueryError),
+    #[error(transparent)]
+    Monitor(#[from] QuestionError),
     /// Not a bad request but an unknown resource: 404.
     #[error("there is no such resource; /openapi.json lists those that there are")]
     Unknown,
@@ -115,7 +120,10 @@ impl<'a> Target<'a> {
             Resource::Other(name) if name.starts_with("sessions/") => {
                 session_number(&name).map(Self::Session)
             }
-            Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            Resource::Other(name) => match Question::from_name(&name) {
+                Some(question) => monitor_question(question, query).map(Self::Monitor),
+                None => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            },
         }
     }
 
@@ -126,7 +134,9 @@ impl<'a> Target<'a> {
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) | Self::Sessions(_) => "GET, HEAD, OPTIONS",
+            Self::Subscribe { .. } | Self::Page(_) | Self::Sessions(_) | Self::Monitor(_) => {
+                "GET, HEAD, OPTIONS"
+            }
         }
     }
 }
@@ -195,6 +205,13 @@ fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
         asked.set(&name?, &value?)?;
     }
     Ok(asked)
+}
+
+fn monitor_question(mut question: Question, query: Option<&str>) -> Result<Question, TargetError> {
+    for (name, value) in parameters(query) {
+        question.set(&name?, &value?)?;
+    }
+    Ok(question)
 }
 
 fn session_number(name: &str) -> Result<u64, TargetError> {

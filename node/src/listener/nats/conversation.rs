@@ -29,7 +29,7 @@ use crate::subscription::Subscription;
 use crate::tls::{Offer, Protection};
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
-const PROTOCOL_VERSION: &str = "2.15.1";
+pub(crate) const PROTOCOL_VERSION: &str = "2.15.1";
 /// How many subscriptions of a session that ends go before others on the thread are served: about a millisecond's worth.
 const LEAVING_AT_ONCE: usize = 256;
 /// NATS, as far as an outbox must know it.
@@ -240,7 +240,7 @@ impl Conversation {
         self.client.outbox.flush();
         self.client.outbox.close(reason);
         let Some(entry) = self.client.entry.take() else { return };
-        entry.session().say_end(reason, why);
+        entry.end(reason, why);
     }
 }
 
