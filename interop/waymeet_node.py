@@ -182,12 +182,17 @@ class NatsServer(Server):
 
     async def start(self, config=""):
         path = self.directory / "nats.conf"
-        path.write_text('listen: "127.0.0.1:-1"\nwebsocket { listen: "127.0.0.1:-1", no_tls: true }\n')
+        path.write_text(
+            'listen: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'
+            'websocket { listen: "127.0.0.1:-1", no_tls: true }\n'
+        )
         await self.spawn([self.reference, "-c", str(path)], lambda log: "Server is ready" in log)
         port = re.search(r"client connections on 127\.0\.0\.1:(\d+)", self.log)[1]
         self.nats = f"nats://127.0.0.1:{port}"
         port = re.search(r"websocket clients on ws://127\.0\.0\.1:(\d+)", self.log)[1]
         self.websocket = f"ws://127.0.0.1:{port}"
+        port = re.search(r"http monitor on 127\.0\.0\.1:(\d+)", self.log)[1]
+        self.monitor = f"http://127.0.0.1:{port}"
         self._page = await Page.start()
         self.page = self._page.url
         return self

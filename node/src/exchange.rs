@@ -103,6 +103,7 @@ impl Exchange {
         self.interest.subscribed(subscription);
         self.tell_mesh(subscription, 1);
         drop(router);
+        subscription.outbox.count_subscription(1);
         if subscription.is_clients() {
             self.metrics.subscribed();
         }
@@ -120,6 +121,7 @@ impl Exchange {
         self.interest.unsubscribed(subscription);
         self.tell_mesh(subscription, -1);
         drop(router);
+        subscription.outbox.count_subscription(-1);
         if subscription.is_clients() {
             self.metrics.unsubscribed();
         }
@@ -149,6 +151,18 @@ impl Exchange {
     ) -> (Generation, Matches<Arc<Subscription>>) {
         let router = self.router.read();
         (self.generations.of(class), router.matches(subject))
+    }
+
+    /// Subscriptions of clients whose outboxes and filters are those that are meant, `limit` of them at most. Goes through
+    /// all subscriptions of the node, which holds up those who subscribe meanwhile.
+    pub(crate) fn subscriptions_of(
+        &self,
+        is_meant: impl Fn(&Subscription) -> bool,
+        limit: usize,
+    ) -> Vec<Arc<Subscription>> {
+        let router = self.router.read();
+        let fits = |subscription: &&Arc<Subscription>| subscription.is_clients() && is_meant(subscription);
+        router.targets().filter(fits).take(limit).cloned().collect()
     }
 
     pub(crate) fn drain(&self) {

@@ -22,12 +22,14 @@ mod mesh;
 mod metrics;
 #[doc(hidden)]
 pub mod microbench;
+mod monitor;
 mod node;
 mod outbox;
 mod peers;
 #[doc(hidden)]
 pub mod probe;
 mod publisher;
+mod sessions;
 mod shared;
 mod subscription;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! callers add up a batch and report it once.
 
 mod labels;
+pub(crate) mod process;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     refused_connections: IntCounterVec,
     accept_failures: IntCounterVec,
+    pub(crate) share: process::Share,
 }
 
 /// The UDP sockets whose kernel is asked what it has dropped, each by a question that is answered `None` when the
@@ -86,6 +88,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
+        describe_process(&registry);
         let by_listener = |name, help| register(&registry, counter_vec(name, help, &["listener"]));
         let messages_in = by_listener("waymeet_messages_in_total", "Messages accepted.");
         let bytes_in =
@@ -205,6 +208,7 @@ impl Metrics {
                     &["limit"],
                 ),
             ),
+            share: process::Share::default(),
             registry,
         }
     }
@@ -344,6 +348,19 @@ impl Metrics {
         (metrics.messages_in.get(), metrics.messages_out.get())
     }
 
+    /// Payload and header bytes accepted, and bytes written, by a listener since the start.
+    #[must_use]
+    pub fn bytes(&self, listener: Listener) -> (u64, u64) {
+        let metrics = &self.listeners[listener.index()];
+        (metrics.bytes_in.get(), metrics.bytes_out.get())
+    }
+
+    /// The sessions of a listener since the start.
+    #[must_use]
+    pub fn sessions_total(&self, listener: Listener) -> u64 {
+        self.listeners[listener.index()].sessions_total.get()
+    }
+
     /// Drops of one reason over all listeners since the start.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
@@ -403,6 +420,15 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// What every process shows, and which program this is.
+fn describe_process(registry: &Registry) {
+    let process = Box::new(process::ProcessMetrics::new());
+    registry.register(process).expect("every name is registered once");
+    let build = Opts::new("waymeet_build_info", "Always 1; the label says which version runs.");
+    let build = IntGaugeVec::new(build, &["version"]).expect("the name is valid");
+    register(registry, build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }
 
 fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

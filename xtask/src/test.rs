@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     ("cargo", cargo_tests),
     ("interop", || interop(None)),
     ("readme", readme),
+    ("book", book),
     ("examples", examples),
 ];
 
@@ -101,6 +102,31 @@ fn readme() -> Result<()> {
     let text = fs::read_to_string(&file).context("cannot read README.md")?;
     let count = terminal::run(&text).context("README.md")?;
     println!("README.md: {count} commands did what it says");
+    Ok(())
+}
+
+/// Runs the terminal blocks of README in Chinese, and of every page of the book.
+fn book() -> Result<()> {
+    build_node()?;
+    let folder = shell::root().join("docs");
+    let mut pages = vec![shell::root().join("README.zh-CN.md")];
+    for entry in fs::read_dir(&folder).context("cannot read docs")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    pages.sort();
+    let mut ran = 0;
+    for page in &pages {
+        let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(page).with_context(|| format!("cannot read {name}"))?;
+        if terminal::has_commands(&text) {
+            println!("== {name}");
+            ran += terminal::run(&text).with_context(|| name.clone())?;
+        }
+    }
+    println!("book: {ran} commands did what its pages say");
     Ok(())
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
+use crate::monitor::{Question, QuestionError};
+use crate::sessions::{Query, QueryError};
+
 /// The longest queue group name, in bytes.
 const MAX_QUEUE_LEN: usize = 256;
 
@@ -26,6 +29,12 @@ pub(super) enum Target<'a> {
         queue: Option<String>,
     },
     Page(Page),
+    /// The list of sessions.
+    Sessions(Query),
+    /// One of them.
+    Session(u64),
+    /// What nats-server's monitoring port answers.
+    Monitor(Question),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -74,6 +83,10 @@ pub(super) enum TargetError {
     NoFilter,
     #[error("a queue group is 1 to {MAX_QUEUE_LEN} bytes without white space and control characters")]
     Queue,
+    #[error(transparent)]
+    Sessions(#[from] QueryError),
+    #[error(transparent)]
+    Monitor(#[from] QuestionError),
     /// Not a bad request but an unknown resource: 404.
     #[error("there is no such resource; /openapi.json lists those that there are")]
     Unknown,
@@ -103,7 +116,14 @@ impl<'a> Target<'a> {
             Resource::Subscribe(filter) => subscription(filter, query),
             Resource::Other(name) if name == "login" => Ok(Self::Login),
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
-            Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            Resource::Other(name) if name == "sessions" => Ok(Self::Sessions(sessions_query(query)?)),
+            Resource::Other(name) if name.starts_with("sessions/") => {
+                session_number(&name).map(Self::Session)
+            }
+            Resource::Other(name) => match Question::from_name(&name) {
+                Some(question) => monitor_question(question, query).map(Self::Monitor),
+                None => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            },
         }
     }
 
@@ -113,7 +133,10 @@ impl<'a> Target<'a> {
             Self::Publish(_) => "POST, PUT, OPTIONS",
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) => "GET, HEAD, OPTIONS",
+            Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Subscribe { .. } | Self::Page(_) | Self::Sessions(_) | Self::Monitor(_) => {
+                "GET, HEAD, OPTIONS"
+            }
         }
     }
 }
@@ -173,6 +196,27 @@ fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Ta
         return Err(TargetError::NoFilter);
     }
     Ok(Target::Subscribe { filters, queue })
+}
+
+/// Of a parameter that is given twice the last one counts.
+fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
+    let mut asked = Query::default();
+    for (name, value) in parameters(query) {
+        asked.set(&name?, &value?)?;
+    }
+    Ok(asked)
+}
+
+fn monitor_question(mut question: Question, query: Option<&str>) -> Result<Question, TargetError> {
+    for (name, value) in parameters(query) {
+        question.set(&name?, &value?)?;
+    }
+    Ok(question)
+}
+
+fn session_number(name: &str) -> Result<u64, TargetError> {
+    let number = name.strip_prefix("sessions/").filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).ok_or(TargetError::Unknown)
 }
 
 fn queue_from_text(text: Cow<'_, str>) -> Result<String, TargetError> {
