@@ -31,6 +31,7 @@ mod publisher;
 mod shared;
 mod subscription;
 pub mod tls;
+mod trace;
 #[doc(hidden)]
 pub mod udp;
 mod upstream;

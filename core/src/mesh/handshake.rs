@@ -42,6 +42,7 @@ impl<I: Identity> Mesh<I> {
     /// A connection is gone. Says how many messages were waiting on it.
     pub fn link_down(&mut self, now: Instant, id: LinkId) -> usize {
         let Some(link) = self.links.remove(&id) else { return 0 };
+        self.tell_lost(&link);
         let (waiting, _) = link.credit.waiting();
         self.counters.dropped_down += waiting as u64;
         self.counters.dropped_waiting += waiting as u64;
@@ -215,6 +216,10 @@ impl<I: Identity> Mesh<I> {
 
     /// Uses a link no more, but takes what is still under way on it, until the peer has said the same.
     fn retire(&mut self, now: Instant, id: LinkId) {
+        if let Some(link) = self.links.remove(&id) {
+            self.tell_lost(&link);
+            self.links.insert(id, link);
+        }
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Retired(now + RETIRED_FOR);
         let lost = link.credit.drop_waiting() as u64;

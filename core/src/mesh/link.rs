@@ -212,6 +212,11 @@ impl Credit {
         Some(frame)
     }
 
+    /// The frames that wait.
+    pub(super) fn backlog(&self) -> impl Iterator<Item = &[u8]> {
+        self.backlog.iter().map(|frame| &**frame)
+    }
+
     /// Forgets what waits; says how many messages that were.
     pub(super) fn drop_waiting(&mut self) -> usize {
         self.backlog_bytes = 0;

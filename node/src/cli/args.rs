@@ -13,6 +13,7 @@ use waymeet_core::{Filter, Subject};
 use super::bench::BenchArgs;
 use super::server::{Credentials, Server, Token};
 use super::tls::TlsArgs;
+use super::trace::TraceArgs;
 
 /// One subject space for NATS, CoAP and HTTP clients.
 ///
@@ -47,6 +48,8 @@ pub enum Command {
     Reply(ReplyArgs),
     /// Show the nodes that a node is linked to and those behind them
     Peers(PeersArgs),
+    /// Show what becomes of messages: who took them, who received them, what was dropped and why
+    Trace(TraceArgs),
     /// Measure a server: this node or any other
     Bench(BenchArgs),
 }

@@ -20,6 +20,7 @@ mod serve;
 mod server;
 mod subscribe;
 mod tls;
+mod trace;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -80,6 +81,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
         Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
+        Some(Command::Trace(args)) => on_one_thread(trace::trace(&args)),
         Some(Command::Auth(args)) => auth::auth(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
     }

@@ -104,6 +104,7 @@ impl<E: Engine> Driver<E> {
         let mut stopped = std::pin::pin!(node.stopped());
         loop {
             let due = self.act();
+            self.hub.send_steps();
             tokio::select! {
                 event = self.engine.next() => self.on_engine(event),
                 () = self.hub.changed() => {}
@@ -250,6 +251,7 @@ impl<E: Engine> Driver<E> {
             Event::Joined(peer) => self.came(&peer),
             Event::Left(peer) => self.went(&peer),
             Event::NoResponders { reply } => no_responders(&self.node, &reply),
+            Event::Lost { mark, subject, peer } => self.hub.lost(&mark, subject.as_subject(), &peer),
         }
     }
 

@@ -100,6 +100,8 @@ mod tests {
             "/req/{subject}",
             "/sub/{filter}",
             "/sub",
+            "/trace/{filter}",
+            "/trace",
             "/peers",
             "/healthz",
             "/readyz",
