@@ -196,7 +196,7 @@ impl<I: Identity> Mesh<I> {
         let head = frame.passed_on(origin, trace);
         let range = self.out.write(|out| head.encode(&frame.message, out));
         for &link in links {
-            let result = self.send_message(link, range.clone());
+            let result = self.send_marked(link, range.clone(), trace);
             if trace.is_some() {
                 taken.push(Taken { peer: self.links.get(&link).map(|link| link.peer.clone()), result });
             }

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
-use super::limits::{MAX_COST, NONCE_LEN, RETIRED_FOR, VERSION};
+use super::limits::{FEATURE_TRACES, MAX_COST, NONCE_LEN, RETIRED_FOR, VERSION};
 use super::link::{Dialled, Link, Phase};
 use super::local::SELF;
 use super::wire::{self, Frame, GoAway, Hello};
@@ -101,7 +101,7 @@ impl<I: Identity> Mesh<I> {
         let nonce = self.identity.sha256(&[&self.seed, &self.draws.to_be_bytes()]);
         let hello = Hello {
             version: VERSION,
-            features: 0,
+            features: FEATURE_TRACES,
             nonce: &nonce,
             epoch: self.epoch(),
             attempt,
@@ -138,6 +138,7 @@ impl<I: Identity> Mesh<I> {
         link.their_hello = bytes.into();
         link.tag = Tag::new(&self.identity, &link.peer, hello.epoch);
         link.peer_epoch = hello.epoch;
+        link.tells_traces = hello.features & FEATURE_TRACES != 0;
         if link.dialled == Dialled::ByPeer {
             link.age = (hello.epoch, hello.attempt);
         }

@@ -78,6 +78,8 @@ pub(super) struct Link {
     /// Nodes whose full state is to be sent, and when the next portion may go.
     pub(super) sync: BTreeSet<Slot>,
     pub(super) sync_due: Option<Instant>,
+    /// The peer tells what becomes of traced messages.
+    pub(super) tells_traces: bool,
     /// The longest frame that the peer takes.
     pub(super) peer_max_frame: usize,
     max_frame: usize,
@@ -107,6 +109,7 @@ impl Link {
             peer_is_done: false,
             sync: BTreeSet::new(),
             sync_due: None,
+            tells_traces: false,
             peer_max_frame: MAX_HANDSHAKE_FRAME,
             max_frame: MAX_HANDSHAKE_FRAME,
             window: 0,

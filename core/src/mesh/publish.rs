@@ -91,7 +91,7 @@ impl<I: Identity> Mesh<I> {
         let head = Head { sequence, origin: None, hops: 0, target: None, asked, assignments, trace };
         let range = self.out.write(|out| head.encode(message, out));
         let links = route.links.iter().chain(&choice.more_links).copied();
-        self.send_to(links, range, asked, trace.map(|_| taken))
+        self.send_to(links, range, asked, trace.map(|mark| (mark, taken)))
     }
 
     /// Sends a message to the clients of one node under the subject that it has. `id` is the node's peer id as text or, as
@@ -128,7 +128,7 @@ impl<I: Identity> Mesh<I> {
         let sequence = self.sequence.next();
         let head = Head { sequence, origin: None, hops: 0, target, asked, assignments: &[], trace };
         let range = self.out.write(|out| head.encode(message, out));
-        Ok(self.send_to(std::iter::once(link), range, asked, trace.map(|_| taken)))
+        Ok(self.send_to(std::iter::once(link), range, asked, trace.map(|mark| (mark, taken))))
     }
 
     /// Sends a run of messages that [`Route::encode`] wrote into `block`, one after the other, and gives a buffer for
@@ -180,16 +180,16 @@ impl<I: Identity> Mesh<I> {
         links: impl Iterator<Item = LinkId>,
         range: Range<usize>,
         asked: u32,
-        mut taken: Option<&mut Vec<Taken>>,
+        mut traced: Option<(&TraceMark, &mut Vec<Taken>)>,
     ) -> Published {
         let mut published = Published { asked, ..Published::default() };
         for link in links {
-            let result = self.send_message(link, range.clone());
+            let result = self.send_marked(link, range.clone(), traced.as_ref().map(|(mark, _)| *mark));
             match result {
                 Ok(()) => published.links += 1,
                 Err(_) => published.dropped += 1,
             }
-            if let Some(taken) = &mut taken {
+            if let Some((_, taken)) = &mut traced {
                 let peer = self.links.get(&link).map(|link| link.peer.clone());
                 taken.push(Taken { peer, result });
             }

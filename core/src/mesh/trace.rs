@@ -2,10 +2,12 @@
 //!
 //! Owns the marks and the carrying of steps toward the node that asked. It must not know what a step says.
 
+use std::ops::Range;
+
 use super::limits::MAX_HOPS;
 use super::link::Link;
 use super::wire::{Frame, Steps};
-use super::{Event, Identity, Mesh, PeerId, Tag, Upstream};
+use super::{Event, Identity, LinkId, Mesh, PeerId, Tag, Upstream};
 use crate::message::Message;
 use crate::trace::{SpanId, TraceId};
 
@@ -20,6 +22,8 @@ pub struct TraceMark {
     pub request: Option<SpanId>,
     /// The nodes that are told; at most [`super::limits::MAX_ASKERS`].
     pub askers: Vec<Tag>,
+    /// The message is not to be delivered: it goes only where that is known.
+    pub only: bool,
 }
 
 /// A message that came over a link, before it goes on or to clients here.
@@ -44,6 +48,8 @@ pub enum LinkRefusal {
     TooLarge,
     /// Its backlog is full: `slow_subscriber`.
     Slow,
+    /// The message is not to be delivered, and the peer does not know that.
+    Untraced,
 }
 
 /// What one link did with a traced message.
@@ -56,6 +62,20 @@ pub struct Taken {
 }
 
 impl<I: Identity> Mesh<I> {
+    /// Has a link take a message that somebody may have asked about.
+    pub(super) fn send_marked(
+        &mut self,
+        link: LinkId,
+        range: Range<usize>,
+        mark: Option<&TraceMark>,
+    ) -> Result<(), LinkRefusal> {
+        let tells_traces = || self.links.get(&link).is_some_and(|link| link.tells_traces);
+        if mark.is_some_and(|mark| mark.only) && !tells_traces() {
+            return Err(LinkRefusal::Untraced);
+        }
+        self.send_message(link, range)
+    }
+
     /// This node's tag: how others know who asks.
     #[must_use]
     pub fn tag(&self) -> Tag {

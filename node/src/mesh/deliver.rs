@@ -24,13 +24,13 @@ const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n\r\n";
 /// The clients of this node, within one batch.
 pub(super) struct LocalClients<'a> {
     pub(super) publisher: &'a mut Publisher,
-    pub(super) tracer: &'a Tracer,
+    pub(super) tracer: &'a Arc<Tracer>,
     /// That of the message that is passing.
     trace: Option<Arc<Trace>>,
 }
 
 impl<'a> LocalClients<'a> {
-    pub(super) fn new(publisher: &'a mut Publisher, tracer: &'a Tracer) -> Self {
+    pub(super) fn new(publisher: &'a mut Publisher, tracer: &'a Arc<Tracer>) -> Self {
         Self { publisher, tracer, trace: None }
     }
 }
@@ -97,6 +97,11 @@ pub(super) fn no_responders(node: &NodeHandle, reply: &OwnedSubject) {
 /// Publishes what the node itself says to its own clients.
 pub(super) fn publish_here(node: &NodeHandle, message: &Message<'_>) {
     publish(node, message, Reach::Here);
+}
+
+/// Publishes what the node itself says to whoever wants it, on any node.
+pub(super) fn publish_everywhere(node: &NodeHandle, message: &Message<'_>) {
+    publish(node, message, Reach::All);
 }
 
 fn publish(node: &NodeHandle, message: &Message<'_>, reach: Reach<'_>) {

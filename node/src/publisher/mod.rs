@@ -28,7 +28,7 @@ use crate::exchange::Exchange;
 use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
-use crate::trace::Given;
+use crate::trace::{Given, nats};
 use batch::Batch;
 use cache::{Cached, MatchCache};
 use plan::Beyond;
@@ -170,9 +170,10 @@ impl Publisher {
         message: &RawMessage<'_>,
         reach: Reach<'_>,
     ) -> Verdict {
-        // One comparison each while nobody drains or traces and the message is no larger than it may be.
+        // A comparison each while nobody drains or traces and the message is no larger than it may be.
         if (message.size() > self.batch.exchange.limits.max_payload_bytes
-            || self.batch.exchange.attention() != 0)
+            || self.batch.exchange.attention() != 0
+            || nats::asks(message.headers))
             && let Some(verdict) = self.look(origin, message, reach)
         {
             return verdict;
@@ -267,10 +268,20 @@ impl Publisher {
     /// Looks at a message that cannot simply be routed; `None` when it can be.
     #[cold]
     fn look(&mut self, origin: Origin, message: &RawMessage<'_>, reach: Reach<'_>) -> Option<Verdict> {
+        if let Some(destination) = nats::destination(message.headers)
+            && !self.may_ask(origin, message.subject, destination)
+        {
+            return Some(self.batch.refuse(origin, DropReason::NoPermission));
+        }
         if reach != Reach::Askers
             && let Some(trace) = self.batch.exchange.tracer.trace(message, Given::default())
         {
-            return Some(self.publish_traced(origin, message, reach, &trace));
+            let verdict = self.publish_traced(origin, message, reach, &trace);
+            // What a link brings is published under the mesh's lock; its driver publishes the events.
+            if origin.listener != Listener::Mesh {
+                self.publish_events(origin);
+            }
+            return Some(verdict);
         }
         self.objection(message).map(|reason| self.batch.refuse(origin, reason))
     }

@@ -48,6 +48,30 @@ impl Publisher {
         verdict
     }
 
+    /// Publishes the events of messages whose publishers asked for them as NATS clients do.
+    pub(super) fn publish_events(&mut self, origin: Origin) {
+        let origin = Origin { session: 0, trusted: true, policy: None, ..origin };
+        self.settle();
+        let outcome = &self.batch.outcome;
+        let counted = (outcome.delivered, outcome.forwarded, outcome.dropped);
+        while let Some((subject, event)) = self.batch.exchange.tracer.next_event() {
+            self.publish(origin, &(&Message::new(subject.as_subject(), &event)).into());
+        }
+        // What became of them is not what became of the client's message, of which it has a receipt.
+        self.settle();
+        let outcome = &mut self.batch.outcome;
+        (outcome.delivered, outcome.forwarded, outcome.dropped) = counted;
+    }
+
+    /// Whether a publisher may have events sent there: he must be allowed to publish there himself, and to subscribe to
+    /// what he asks about, because they say who does.
+    pub(super) fn may_ask(&self, origin: Origin, subject: &[u8], destination: Subject<'_>) -> bool {
+        let Some(id) = origin.policy.filter(|_| !origin.trusted) else { return true };
+        let permissions = &self.batch.exchange.policies.get(id).permissions;
+        let is_open = |subject| permissions.may_receive(subject, None);
+        permissions.may_publish(destination) && Subject::from_bytes(subject).is_ok_and(is_open)
+    }
+
     fn pass(
         &mut self,
         origin: Origin,
@@ -111,6 +135,38 @@ impl Publisher {
 }
 
 impl Batch {
+    /// Tells who would receive a message that is not to be delivered. It is in no ledger.
+    fn pretend(
+        &mut self,
+        plan: &Plan,
+        message: &Message<'_>,
+        reach: Reach<'_>,
+        trace: &Arc<Trace>,
+    ) -> Verdict {
+        let mut is_wanted = reach == Reach::All && self.cross_traced(plan, message, trace);
+        let takes_plain = !matches!(reach, Reach::Chosen { plain: false, .. });
+        let wires = plan.classes.iter().flat_map(|class| &class.members);
+        let others = plan.one_by_one.iter().chain(&plan.readers).map(|target| &target.subscription);
+        for subscription in wires.chain(others).filter(|_| takes_plain) {
+            is_wanted = true;
+            trace.matched(subscription);
+        }
+        let names = reach.groups();
+        for group in &plan.groups {
+            let Some(member) = group.first() else { continue };
+            let name = member.subscription.queue.as_deref();
+            if names.is_none_or(|names| name.is_some_and(|name| names.contains(&name))) {
+                is_wanted = true;
+                trace.matched(&member.subscription);
+            }
+        }
+        if is_wanted {
+            return Verdict::Matched;
+        }
+        trace.unmatched();
+        Verdict::Unmatched
+    }
+
     /// Delivers a message, one subscription after the other.
     fn route_traced(
         &mut self,
@@ -120,6 +176,9 @@ impl Batch {
         reach: Reach<'_>,
         trace: &Arc<Trace>,
     ) -> Verdict {
+        if trace.is_only() {
+            return self.pretend(plan, &message, reach, trace);
+        }
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
         let crosses = reach == Reach::All && self.cross_traced(plan, &message, trace);

@@ -51,6 +51,11 @@ impl Abroad {
         self.ready.notified().await;
     }
 
+    /// Says that there may be something to do although nothing waits here.
+    pub(super) fn wake(&self) {
+        self.ready.notify_one();
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.state.lock().waiting.is_empty()

@@ -9,6 +9,7 @@
 mod abroad;
 mod asked;
 mod attention;
+pub(crate) mod nats;
 mod reader;
 mod receipt;
 mod step;
@@ -22,7 +23,7 @@ use waymeet_core::mesh::{PeerId, Tag, TraceMark};
 use waymeet_core::message::RawMessage;
 use waymeet_core::rate::TokenBucket;
 use waymeet_core::trace::{SpanId, TraceId, TraceParent};
-use waymeet_core::{Headers, Subject, SubjectFilter};
+use waymeet_core::{Headers, OwnedSubject, Subject, SubjectFilter};
 
 pub(crate) use self::abroad::{Abroad, Parcel};
 pub(crate) use self::attention::{Attention, DRAINING};
@@ -32,6 +33,7 @@ pub(crate) use self::traced::{Mark, Publisher, Trace};
 
 use self::asked::{Asked, Table};
 use self::attention::{READERS, REQUESTS};
+use self::nats::NatsTrace;
 use self::reader::Reader;
 use self::traced::Answered;
 use crate::auth::Who;
@@ -64,6 +66,8 @@ pub(crate) enum Asker {
     Here,
     /// Another node.
     There(Tag),
+    /// Somebody who is told of this node by this node, and of others by them.
+    Nobody,
 }
 
 /// Who a node is, in its steps.
@@ -93,6 +97,7 @@ pub(crate) struct Tracer {
     asked: Mutex<Table>,
     meter: Mutex<TokenBucket>,
     abroad: Arc<Abroad>,
+    events: nats::Events,
 }
 
 impl std::fmt::Debug for Tracer {
@@ -110,6 +115,7 @@ impl Default for Tracer {
             asked: Mutex::default(),
             meter: Mutex::new(TokenBucket::new(MESSAGES_PER_SECOND, Instant::now())),
             abroad: Arc::default(),
+            events: nats::Events::default(),
         }
     }
 }
@@ -128,6 +134,11 @@ impl Tracer {
     /// What is to be told to other nodes.
     pub(crate) fn abroad(&self) -> &Arc<Abroad> {
         &self.abroad
+    }
+
+    /// The next event for whoever asked as NATS clients do, and where it goes. It is published without any lock.
+    pub(crate) fn next_event(&self) -> Option<(OwnedSubject, Vec<u8>)> {
+        self.events.next()
     }
 
     /// Whether messages that come over links are to be looked at, marked or not.
@@ -153,7 +164,7 @@ impl Tracer {
     }
 
     /// Whether somebody wants to be told of a message, and then its trace. Whoever publishes it tells the trace.
-    pub(crate) fn trace(&self, message: &RawMessage<'_>, given: Given<'_>) -> Option<Arc<Trace>> {
+    pub(crate) fn trace(self: &Arc<Self>, message: &RawMessage<'_>, given: Given<'_>) -> Option<Arc<Trace>> {
         let now = Instant::now();
         let attention = self.attention.now();
         let subject = Subject::from_bytes(message.subject).ok()?;
@@ -173,6 +184,16 @@ impl Tracer {
         if attention & READERS != 0 {
             self.add_readers(subject, now, &mut audiences);
         }
+        let size = message.size();
+        let nats = NatsTrace::of(
+            message.headers,
+            size,
+            given.from.is_some(),
+            self.node_name(),
+            Arc::downgrade(self),
+        );
+        let is_only = mark.is_some_and(|mark| mark.only) || nats.is_some() && nats::is_only(message.headers);
+        audiences.extend(nats.map(|nats| Arc::new(nats) as Arc<dyn Audience>));
         without_twins(&mut audiences);
         if audiences.is_empty() {
             return None;
@@ -188,15 +209,21 @@ impl Tracer {
             (trace.unwrap_or_else(|| trace_of(message.headers)), random_span())
         });
         let from = given.from.map(peer_text);
-        Some(Trace::new(ids, answered, (self.node_name(), from), subject.as_str(), audiences))
+        let trace = Trace::new(ids, answered, (self.node_name(), from), subject.as_str(), audiences);
+        Some(if is_only { trace.only() } else { Arc::new(trace) })
     }
 
     /// Remembers a traced message of which more will be heard: an answer on its reply subject, or what the nodes beyond
     /// tell.
     pub(crate) fn expect(&self, trace: &Trace, reply: Option<Subject<'_>>) {
+        let mut audiences = trace.audiences().to_vec();
+        audiences.retain(|audience| audience.asker() != Asker::Nobody);
+        if audiences.is_empty() {
+            return;
+        }
         let mut asked = self.asked.lock();
         let reply = reply.map(Subject::as_str);
-        asked.insert(trace.message, (trace.id, trace.began()), trace.audiences().to_vec(), reply);
+        asked.insert(trace.message, (trace.id, trace.began()), audiences, reply);
         if asked.has_requests() {
             self.attention.set(REQUESTS);
         }
@@ -209,13 +236,14 @@ impl Tracer {
             let asker = match audience.asker() {
                 Asker::Here => own,
                 Asker::There(tag) => tag,
+                Asker::Nobody => continue,
             };
             if !askers.contains(&asker) {
                 askers.push(asker);
             }
         }
         let request = trace.request.map(|request| request.message);
-        TraceMark { trace: trace.id, message: trace.message, request, askers }
+        TraceMark { trace: trace.id, message: trace.message, request, askers, only: trace.is_only() }
     }
 
     /// Takes what another node tells: JSON, one step a line, and how many steps it could not tell.
@@ -224,7 +252,9 @@ impl Tracer {
             let Some(step) = Step::from_json(line) else { continue };
             let message = step.details.request.unwrap_or(step.message);
             let audiences = self.asked.lock().audiences(message).to_vec();
-            audiences.iter().for_each(|audience| audience.take(std::slice::from_ref(&step)));
+            // Other nodes that asked are told by whoever told this one.
+            let here = audiences.iter().filter(|audience| audience.asker() == Asker::Here);
+            here.for_each(|audience| audience.take(std::slice::from_ref(&step)));
         }
         if dropped > 0 {
             self.readers.read().iter().for_each(|reader| reader.skip(dropped, DropReason::Overloaded));
@@ -232,7 +262,7 @@ impl Tracer {
     }
 
     /// A link that had taken a message ended before it was sent.
-    pub(crate) fn lost(&self, mark: &TraceMark, subject: Subject<'_>, peer: &str, own: Tag) {
+    pub(crate) fn lost(self: &Arc<Self>, mark: &TraceMark, subject: Subject<'_>, peer: &str, own: Tag) {
         let message = RawMessage {
             subject: subject.as_str().as_bytes(),
             reply: None,
@@ -327,7 +357,7 @@ fn without_twins(audiences: &mut Vec<Arc<dyn Audience>>) {
         // Another node is made an audience anew for each message.
         let twin = match audience.asker() {
             asker @ Asker::There(_) => (std::ptr::null(), asker),
-            asker @ Asker::Here => (Arc::as_ptr(audience).cast::<()>(), asker),
+            asker @ (Asker::Here | Asker::Nobody) => (Arc::as_ptr(audience).cast::<()>(), asker),
         };
         let is_new = !seen.contains(&twin);
         seen.push(twin);

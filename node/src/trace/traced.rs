@@ -50,6 +50,7 @@ pub(crate) struct Trace {
     /// The node that it came from, if it did not come from a client here.
     from: Option<String>,
     began: Instant,
+    is_only: bool,
     audiences: Vec<Arc<dyn Audience>>,
     state: Mutex<State>,
 }
@@ -108,9 +109,10 @@ impl Trace {
         (node, from): (NodeName, Option<String>),
         subject: &str,
         audiences: Vec<Arc<dyn Audience>>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let routing = Some(Vec::with_capacity(4));
-        Arc::new(Self {
+        Self {
+            is_only: false,
             id,
             message,
             request,
@@ -120,7 +122,17 @@ impl Trace {
             began: Instant::now(),
             audiences,
             state: Mutex::new(State { deliveries: Vec::new(), is_accepted: false, routing, skipped: 0 }),
-        })
+        }
+    }
+
+    /// The same for a message that is not to be delivered.
+    pub(super) fn only(self) -> Arc<Self> {
+        Arc::new(Self { is_only: true, ..self })
+    }
+
+    /// Whether the message is not to be delivered: whoever asks wants to know what would become of it.
+    pub(crate) fn is_only(&self) -> bool {
+        self.is_only
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -203,6 +215,8 @@ impl Trace {
                 Ok(()) => self.forwarded(&peer),
                 Err(LinkRefusal::Down) => self.not_forwarded(&peer, DropReason::LinkDown),
                 Err(LinkRefusal::TooLarge) => self.not_forwarded(&peer, DropReason::PayloadTooLarge),
+                // It was not to be delivered, and would have been there.
+                Err(LinkRefusal::Untraced) => {}
                 Err(LinkRefusal::Slow) => self.not_forwarded(&peer, DropReason::SlowSubscriber),
             }
         }

@@ -140,6 +140,7 @@ proptest! {
             message: span(8),
             request: request.then(|| span(9)),
             askers: askers.iter().copied().map(Tag).collect(),
+            only: askers.len() > 4,
         }));
         let assignments: Vec<_> =
             groups.iter().map(|(queue, node)| Assignment { queue, node: Tag(*node) }).collect();

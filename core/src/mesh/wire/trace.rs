@@ -48,18 +48,19 @@ impl<'a> Steps<'a> {
 /// A mark that cannot be read is none: the message does not suffer for it.
 pub(super) fn decode_mark(bytes: &[u8]) -> Result<Option<TraceMark>, DecodeError> {
     let mut fields = Fields::new("message.trace", bytes);
-    let (mut trace, mut message, mut request, mut askers) = (None, None, None, Vec::new());
+    let (mut trace, mut message, mut request, mut askers, mut only) = (None, None, None, Vec::new(), false);
     while let Some(field) = fields.next()? {
         match field.number {
             1 => trace = field.bytes("trace.id", 16)?.try_into().ok().and_then(TraceId::new),
             2 => message = SpanId::new(field.fixed64("trace.message")?.to_be_bytes()),
             3 => request = SpanId::new(field.fixed64("trace.request")?.to_be_bytes()),
             4 if askers.len() < MAX_ASKERS => askers.push(Tag(field.fixed64("trace.asker")?)),
+            5 => only = field.uint("trace.only")? != 0,
             _ => {}
         }
     }
     let (Some(trace), Some(message)) = (trace, message) else { return Ok(None) };
-    Ok(Some(TraceMark { trace, message, request, askers }))
+    Ok(Some(TraceMark { trace, message, request, askers, only }))
 }
 
 pub(super) fn encode_mark(out: &mut Vec<u8>, mark: &TraceMark) {
@@ -69,11 +70,12 @@ pub(super) fn encode_mark(out: &mut Vec<u8>, mark: &TraceMark) {
         put_fixed64(out, 3, u64::from_be_bytes(*request.as_bytes()));
     }
     mark.askers.iter().for_each(|asker| put_fixed64(out, 4, asker.0));
+    put_uint(out, 5, u64::from(mark.only));
 }
 
 /// The length of a mark's encoding, without its tag and length.
 pub(super) fn mark_len(mark: &TraceMark) -> usize {
-    18 + 9 + mark.request.map_or(0, |_| 9) + 9 * mark.askers.len()
+    18 + 9 + mark.request.map_or(0, |_| 9) + 9 * mark.askers.len() + 2 * usize::from(mark.only)
 }
 
 /// The length of a field that holds a mark.
