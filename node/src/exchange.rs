@@ -3,7 +3,6 @@
 //! Owns the router, its generations and the node-wide limits on subscriptions. It must not deliver
 //! anything; publishers do, from plans that they make of the router's answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
@@ -17,6 +16,7 @@ use crate::interest::Interest;
 use crate::mesh::Hub;
 use crate::metrics::Metrics;
 use crate::subscription::Subscription;
+use crate::trace::{DRAINING, Tracer};
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -32,7 +32,7 @@ pub(crate) struct Exchange {
     pub(crate) interest: Interest,
     /// What publishers may do, by the number that a publication carries.
     pub(crate) policies: Policies,
-    draining: AtomicBool,
+    pub(crate) tracer: Arc<Tracer>,
 }
 
 impl Exchange {
@@ -47,7 +47,7 @@ impl Exchange {
             limits,
             interest: Interest::default(),
             policies: Policies::default(),
-            draining: AtomicBool::new(false),
+            tracer: Arc::default(),
         }
     }
 
@@ -166,10 +166,16 @@ impl Exchange {
     }
 
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.tracer.attention().set(DRAINING);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.attention() & DRAINING != 0
+    }
+
+    /// Why messages have to be looked at before they are routed; 0 for no reason.
+    #[inline]
+    pub(crate) fn attention(&self) -> u8 {
+        self.tracer.attention().now()
     }
 }

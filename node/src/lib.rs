@@ -33,6 +33,7 @@ mod sessions;
 mod shared;
 mod subscription;
 pub mod tls;
+mod trace;
 #[doc(hidden)]
 pub mod udp;
 mod upstream;

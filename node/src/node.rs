@@ -179,7 +179,7 @@ impl NodeBuilder {
             started: Instant::now(),
         };
         let shared = Arc::new(Shared::new(config.clone(), info)?);
-        let handle = NodeHandle { shared: shared.clone(), user: None };
+        let handle = NodeHandle { shared: shared.clone(), user: None, asks: None };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;

@@ -86,6 +86,7 @@ impl Shared {
     pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Result<Self, AuthError> {
         let metrics = Arc::new(Metrics::new());
         let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
+        exchange.tracer.set_node(&info.id, &info.name);
         let auth = Arc::new(Auth::new(&config, &exchange.policies, metrics.clone())?);
         let replies = Arc::new(Replies::new(config.limits.max_requests, metrics.clone()));
         let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));

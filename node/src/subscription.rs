@@ -83,6 +83,11 @@ impl Subscription {
         self
     }
 
+    /// Whose it is.
+    pub(crate) fn user(&self) -> Option<&User> {
+        self.user.as_deref()
+    }
+
     /// What its user may receive through it, as of the last reload.
     pub(crate) fn access(&self) -> Access {
         self.user.as_ref().map_or(Access::All, |user| self.access_under(&user.policy()))

@@ -14,6 +14,7 @@ use super::bench::BenchArgs;
 use super::server::{Credentials, Server, Token};
 use super::tls::TlsArgs;
 use super::top::TopArgs;
+use super::trace::TraceArgs;
 
 /// One subject space for NATS, CoAP and HTTP clients.
 ///
@@ -52,6 +53,8 @@ pub enum Command {
     Peers(PeersArgs),
     /// Watch a node: what goes in and out, who is connected, what is lost
     Top(TopArgs),
+    /// Show what becomes of messages: who took them, who received them, what was dropped and why
+    Trace(TraceArgs),
     /// Measure a server: this node or any other
     Bench(BenchArgs),
     /// Print a completion script for a shell

@@ -22,6 +22,7 @@ mod server;
 mod subscribe;
 mod tls;
 mod top;
+mod trace;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -82,6 +83,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
         Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
+        Some(Command::Trace(args)) => on_one_thread(trace::trace(&args)),
         Some(Command::Auth(args)) => auth::auth(&args),
         Some(Command::Top(args)) => top::top(&args),
         Some(Command::Bench(args)) => bench::bench(&args),

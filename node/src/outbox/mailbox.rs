@@ -45,7 +45,7 @@ pub enum Item {
     Gap {
         /// How many were dropped.
         dropped: u64,
-        /// Why; `slow_subscriber`.
+        /// Why; `slow_subscriber`, and for readers of traces also `rate_limited` and `overloaded`.
         reason: DropReason,
     },
 }
@@ -72,6 +72,8 @@ struct State {
     bytes: usize,
     /// Dropped since the reader was last told.
     gap: u64,
+    /// Not even queued since then, and why.
+    skipped: Option<(u64, DropReason)>,
     closed: bool,
     /// Handed out since the beginning, in messages and bytes, and lost.
     sent: (u64, u64),
@@ -122,7 +124,8 @@ impl MailboxQueue {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
-            self.metrics.dropped(self.listener, DropReason::SubscriberGone, 1);
+            self.count_dropped(DropReason::SubscriberGone, 1);
+            self.tell_dropped(tag, delivery, DropReason::SubscriberGone);
             return false;
         }
         state.queue.push_back((tag, delivery.clone()));
@@ -132,9 +135,10 @@ impl MailboxQueue {
         // The newest message stays even if it alone is over the limit: it is bounded by the payload limit.
         while state.queue.len() > 1 && (state.queue.len() > self.limits.messages || state.bytes > limit_bytes)
         {
-            if let Some((_, oldest)) = state.queue.pop_front() {
+            if let Some((tag, oldest)) = state.queue.pop_front() {
                 state.bytes -= oldest.memory();
                 dropped += 1;
+                self.tell_dropped(tag, &oldest, DropReason::SlowSubscriber);
             }
         }
         state.gap += dropped;
@@ -144,10 +148,33 @@ impl MailboxQueue {
         }
         drop(state);
         if dropped > 0 {
-            self.metrics.dropped(self.listener, DropReason::SlowSubscriber, dropped);
+            self.count_dropped(DropReason::SlowSubscriber, dropped);
         }
         self.waker.wake();
         true
+    }
+
+    /// Says that so many were not even queued.
+    pub(crate) fn skip(&self, count: u64, reason: DropReason) {
+        let mut state = self.state.lock();
+        let before = state.skipped.map_or(0, |(count, _)| count);
+        state.skipped = Some((before + count, reason));
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// What a reader of traces misses is no message and is in no ledger.
+    fn count_dropped(&self, reason: DropReason, count: u64) {
+        if self.counted_by != CountedBy::Nobody {
+            self.metrics.dropped(self.listener, reason, count);
+        }
+    }
+
+    #[inline]
+    fn tell_dropped(&self, tag: u64, delivery: &Delivery, reason: DropReason) {
+        if let Some(trace) = delivery.trace() {
+            trace.dropped_by(self.session, tag, reason);
+        }
     }
 
     /// The next item, if there is one.
@@ -157,6 +184,9 @@ impl MailboxQueue {
             let dropped = std::mem::take(&mut state.gap);
             return Some(Item::Gap { dropped, reason: DropReason::SlowSubscriber });
         }
+        if let Some((dropped, reason)) = state.skipped.take() {
+            return Some(Item::Gap { dropped, reason });
+        }
         let (tag, delivery) = state.queue.pop_front()?;
         state.bytes -= delivery.memory();
         let size = delivery.message().size() as u64;
@@ -164,6 +194,9 @@ impl MailboxQueue {
         drop(state);
         if self.counted_by == CountedBy::Outbox {
             self.metrics.delivered(self.listener, 1, size);
+            if let Some(trace) = delivery.trace() {
+                trace.delivered_to(self.session, tag);
+            }
         }
         Some(Item::Message { tag, delivery })
     }
@@ -245,10 +278,11 @@ impl MailboxQueue {
         let mut state = self.state.lock();
         state.closed = true;
         state.bytes = 0;
-        let lost = std::mem::take(&mut state.queue).len() as u64;
-        state.dropped += lost;
+        let lost = std::mem::take(&mut state.queue);
+        state.dropped += lost.len() as u64;
         drop(state);
-        self.metrics.dropped(self.listener, DropReason::SubscriberGone, lost);
+        self.count_dropped(DropReason::SubscriberGone, lost.len() as u64);
+        lost.iter().for_each(|(tag, delivery)| self.tell_dropped(*tag, delivery, DropReason::SubscriberGone));
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) enum CountedBy {
     Outbox,
     /// The listener, which learns only later what became of the message.
     Listener,
+    /// Nobody: it is no message, but what a reader of traces is told.
+    Nobody,
 }
 
 /// Where a subscription's messages go.

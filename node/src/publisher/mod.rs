@@ -12,6 +12,7 @@ mod batch;
 mod cache;
 mod crossing;
 mod plan;
+mod traced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::exchange::Exchange;
 use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
+use crate::trace::{Given, nats};
 use batch::Batch;
 use cache::{Cached, MatchCache};
 use plan::Beyond;
@@ -170,8 +172,13 @@ impl Publisher {
         message: &RawMessage<'_>,
         reach: Reach<'_>,
     ) -> Verdict {
-        if let Some(reason) = self.objection(message) {
-            return self.batch.refuse(origin, reason);
+        // A comparison each while nobody drains or traces and the message is no larger than it may be.
+        if (message.size() > self.batch.exchange.limits.max_payload_bytes
+            || self.batch.exchange.attention() != 0
+            || nats::asks(message.headers))
+            && let Some(verdict) = self.look(origin, message, reach)
+        {
+            return verdict;
         }
         let (exchange, last) = (&self.batch.exchange, &self.last);
         let goes_on =
@@ -260,7 +267,27 @@ impl Publisher {
         self.batch.exchange.metrics.routed(elapsed);
     }
 
-    #[inline]
+    /// Looks at a message that cannot simply be routed; `None` when it can be.
+    #[cold]
+    fn look(&mut self, origin: Origin, message: &RawMessage<'_>, reach: Reach<'_>) -> Option<Verdict> {
+        if let Some(destination) = nats::destination(message.headers)
+            && !self.may_ask(origin, message.subject, destination)
+        {
+            return Some(self.batch.refuse(origin, DropReason::NoPermission));
+        }
+        if reach != Reach::Askers
+            && let Some(trace) = self.batch.exchange.tracer.trace(message, Given::default())
+        {
+            let verdict = self.publish_traced(origin, message, reach, &trace);
+            // What a link brings is published under the mesh's lock; its driver publishes the events.
+            if origin.listener != Listener::Mesh {
+                self.publish_events(origin);
+            }
+            return Some(verdict);
+        }
+        self.objection(message).map(|reason| self.batch.refuse(origin, reason))
+    }
+
     fn objection(&self, message: &RawMessage<'_>) -> Option<DropReason> {
         let exchange = &self.batch.exchange;
         if message.size() > exchange.limits.max_payload_bytes {

@@ -20,6 +20,7 @@ mod rest;
 mod sessions;
 mod socket;
 mod target;
+mod trace;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -274,9 +275,19 @@ impl Service {
         };
         match &target {
             Target::Publish(subject) if post || head.method == Method::PUT => {
+                if head.headers.contains_key(crossing::TRACE) {
+                    let subject = subject.as_subject();
+                    // Apart, because every connection has room for what is not.
+                    return Box::pin(self.publish_explained(node, connection, head, subject, body)).await;
+                }
                 self.publish(node, connection, head, subject.as_subject(), body).await
             }
             Target::Request { subject, timeout } if post || get => {
+                if head.headers.contains_key(crossing::TRACE) {
+                    let subject = subject.as_subject();
+                    let asked = (subject, *timeout);
+                    return Box::pin(self.ask_explained(node, connection, head, asked, body)).await;
+                }
                 let asked = self.ask(node, connection, head, subject.as_subject(), *timeout, body).await?;
                 // hyper reads on while the reply is waited for. It uses its buffer again if nothing of the request
                 // points into it, and otherwise takes a new one for each request.
@@ -287,6 +298,7 @@ impl Service {
             Target::Subscribe { filters, queue } if get => {
                 self.subscribe(node, connection, head, filters, queue.as_deref())
             }
+            Target::Trace(filters) if get => self.trace(node, connection, head, filters),
             Target::Sessions(query) if get => self.sessions(node, query.clone()).await,
             Target::Monitor(question) if get => self.monitor(node, question.clone()).await,
             Target::Session(id) if get => self.session(node, *id).await,

@@ -107,6 +107,8 @@ mod tests {
             "/req/{subject}",
             "/sub/{filter}",
             "/sub",
+            "/trace/{filter}",
+            "/trace",
             "/peers",
             "/sessions",
             "/sessions/{id}",

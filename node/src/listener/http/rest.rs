@@ -19,7 +19,7 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
-use crate::handle::{NodeHandle, PendingReply, RequestError};
+use crate::handle::{Mailbox, NodeHandle, PendingReply, RequestError, SubscribeError};
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::CountedBy;
 
@@ -48,7 +48,7 @@ impl Service {
         subject: Subject<'_>,
         body: &mut Incoming,
     ) -> Result<Response<Body>, Problem> {
-        let payload = self.payload(connection, head, body).await?;
+        let payload = self.payload((node, subject), connection, head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let published = node.publish_slowed_counting(Listener::Http, &message).await?;
@@ -75,7 +75,7 @@ impl Service {
         if timeout > self.limits.max_request_timeout {
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
         }
-        let payload = self.payload(connection, head, body).await?;
+        let payload = self.payload((node, subject), connection, head, body).await?;
         let mut headers = crossing::to_message(&head.headers);
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
@@ -115,8 +115,26 @@ impl Service {
         filters: &[SubjectFilter],
         queue: Option<&str>,
     ) -> Result<Response<Body>, Problem> {
+        self.events(node, connection, head, filters.len(), || {
+            let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
+            for filter in filters {
+                mailbox.subscribe(filter.as_filter(), queue, TAG)?;
+            }
+            Ok(mailbox)
+        })
+    }
+
+    /// A stream of events from whatever `open` opens.
+    pub(super) fn events(
+        &self,
+        node: &NodeHandle,
+        connection: &Arc<Connection>,
+        head: &Parts,
+        filters: usize,
+        open: impl FnOnce() -> Result<Mailbox, SubscribeError>,
+    ) -> Result<Response<Body>, Problem> {
         let limit = self.limits.http.max_filters;
-        if filters.len() > limit {
+        if filters > limit {
             let detail = format!("one subscription may have at most {limit} filters");
             return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", detail));
         }
@@ -130,10 +148,7 @@ impl Service {
             let connected =
                 node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
             let counted = self.count_stream()?;
-            let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
-            for filter in filters {
-                mailbox.subscribe(filter.as_filter(), queue, TAG)?;
-            }
+            let mailbox = open()?;
             let reader = connection.session.reads(mailbox.queue());
             let stream = EventStream::new(mailbox, framing, self.keep_alive);
             let stream = Box::new(stream.counting(counted, reader, connected));
@@ -174,8 +189,10 @@ impl Service {
         error.into()
     }
 
+    /// The payload of a message on a subject.
     async fn payload(
         &self,
+        (node, subject): (&NodeHandle, Subject<'_>),
         connection: &Connection,
         head: &Parts,
         body: &mut Incoming,
@@ -204,7 +221,7 @@ impl Service {
                         Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()),
                     ),
                 };
-                self.node.metrics().rejected(Listener::Http, reason);
+                node.reject(Listener::Http, subject, reason);
                 Err(problem)
             }
         }

@@ -28,6 +28,8 @@ pub(super) enum Target<'a> {
         filters: Vec<SubjectFilter>,
         queue: Option<String>,
     },
+    /// What becomes of the messages on these filters.
+    Trace(Vec<SubjectFilter>),
     Page(Page),
     /// The list of sessions.
     Sessions(Query),
@@ -79,7 +81,9 @@ pub(super) enum TargetError {
     PercentEncoding,
     #[error("a decoded URL must be UTF-8")]
     NotUtf8,
-    #[error("/sub needs a filter: /sub/a/b, /sub/a/** or /sub?filter=a.b&filter=c.**")]
+    #[error(
+        "a filter is needed: /sub/a/b, /sub/a/** or /sub?filter=a.b&filter=c.**, and the same for /trace"
+    )]
     NoFilter,
     #[error("a queue group is 1 to {MAX_QUEUE_LEN} bytes without white space and control characters")]
     Queue,
@@ -107,7 +111,16 @@ impl<'a> Target<'a> {
                 timeout: timeout_from_query(query)?,
             });
         }
-        match Resource::from_segments(&segments(path)?)? {
+        let mut segments = segments(path)?;
+        if segments.first().is_some_and(|verb| verb == "trace") {
+            // Its filters are written as those of a subscription are.
+            segments[0] = Cow::Borrowed("sub");
+            return match subscription(subscribed(&segments)?, query)? {
+                Target::Subscribe { filters, .. } => Ok(Self::Trace(filters)),
+                other => Ok(other),
+            };
+        }
+        match Resource::from_segments(&segments)? {
             Resource::Publish(subject) => Ok(Self::Publish(SubjectText::Owned(subject))),
             Resource::Request(subject) => Ok(Self::Request {
                 subject: SubjectText::Owned(subject),
@@ -134,9 +147,11 @@ impl<'a> Target<'a> {
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
             Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) | Self::Sessions(_) | Self::Monitor(_) => {
-                "GET, HEAD, OPTIONS"
-            }
+            Self::Subscribe { .. }
+            | Self::Trace(_)
+            | Self::Page(_)
+            | Self::Sessions(_)
+            | Self::Monitor(_) => "GET, HEAD, OPTIONS",
         }
     }
 }
@@ -180,6 +195,14 @@ fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, TargetError> {
         return Ok(Vec::new());
     }
     path.split('/').map(percent_decode).collect()
+}
+
+/// The filter that stands in the path of a subscription.
+fn subscribed(segments: &[Cow<'_, str>]) -> Result<Option<SubjectFilter>, TargetError> {
+    match Resource::from_segments(segments)? {
+        Resource::Subscribe(filter) => Ok(filter),
+        _ => Ok(None),
+    }
 }
 
 fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Target<'static>, TargetError> {
