@@ -16,6 +16,7 @@ use crate::config::Limits;
 use crate::interest::Interest;
 use crate::mesh::Hub;
 use crate::metrics::Metrics;
+use crate::publisher::Census;
 use crate::subscription::Subscription;
 
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Exchange {
     /// What publishers may do, by the number that a publication carries.
     pub(crate) policies: Policies,
     draining: AtomicBool,
+    /// Which subjects are published on, while somebody looks.
+    pub(crate) census: Census,
 }
 
 impl Exchange {
@@ -48,6 +51,7 @@ impl Exchange {
             interest: Interest::default(),
             policies: Policies::default(),
             draining: AtomicBool::new(false),
+            census: Census::default(),
         }
     }
 

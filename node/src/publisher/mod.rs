@@ -10,6 +10,7 @@
 
 mod batch;
 mod cache;
+mod census;
 mod crossing;
 mod plan;
 
@@ -29,7 +30,9 @@ use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
 use batch::Batch;
 use cache::{Cached, MatchCache};
-use plan::Beyond;
+use plan::{Beyond, Key};
+
+pub(crate) use census::{Census, Count};
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,8 @@ pub(crate) struct Publisher {
     /// The rules of whoever published last under rules.
     policy: Option<Arc<Policy>>,
     batch: Batch,
+    /// Tells it from other publishers.
+    number: u64,
 }
 
 /// Consecutive messages by one publisher that one plan holds for.
@@ -131,6 +136,10 @@ struct Run {
     counts: RunCounts,
     /// What each message has to pass; nothing where all of the plan's subjects are open to the publisher.
     bound: Option<Bound>,
+    /// What the batch had accepted when the run began.
+    before: Count,
+    /// Somebody looks, and the run's messages are on several subjects.
+    is_counted_apart: bool,
 }
 
 /// How far a run is.
@@ -151,6 +160,7 @@ impl Publisher {
             last: LastSubject::default(),
             policy: None,
             batch: Batch::new(exchange, seed),
+            number: seed,
         }
     }
 
@@ -180,7 +190,7 @@ impl Publisher {
             match self.cache.get(message.subject, &self.batch.exchange) {
                 Ok(cached) => {
                     let bound = self.bound(origin, &cached);
-                    self.run = Some(Run { origin, cached, counts: RunCounts::default(), bound });
+                    self.begin_run(origin, cached, bound);
                 }
                 Err(_) => return self.batch.refuse(origin, DropReason::Invalid),
             }
@@ -189,7 +199,33 @@ impl Publisher {
         if let Beyond::OneNode = run.cached.plan.beyond {
             return self.publish_to_node(origin, message);
         }
-        self.batch.route(run, message, &mut self.last, reach)
+        let is_counted_apart = run.is_counted_apart;
+        let verdict = self.batch.route(run, message, &mut self.last, reach);
+        if is_counted_apart {
+            self.count_apart(message);
+        }
+        verdict
+    }
+
+    fn begin_run(&mut self, origin: Origin, cached: Cached, bound: Option<Bound>) {
+        let is_counted_apart =
+            self.batch.exchange.census.is_wanted() && matches!(cached.plan.key, Key::AnyLast(_));
+        let before = self.batch.accepted();
+        let counts = RunCounts::default();
+        self.run = Some(Run { origin, cached, counts, bound, before, is_counted_apart });
+    }
+
+    /// Counts a message of a run whose plan holds for several subjects.
+    #[cold]
+    fn count_apart(&mut self, message: &RawMessage<'_>) {
+        let now = self.batch.accepted();
+        let Some(run) = &mut self.run else { return };
+        let Ok(subject) = std::str::from_utf8(message.subject) else { return };
+        let added = now.since(run.before);
+        run.before = now;
+        if added.messages > 0 {
+            self.batch.exchange.census.add(self.number, subject, added);
+        }
     }
 
     /// Publishes to `_PEER.<id>.<subject>`: on that node only, under the inner subject. Whether the publisher may is
@@ -239,6 +275,19 @@ impl Publisher {
     pub(crate) fn settle(&mut self) {
         if let Some(run) = self.run.take() {
             self.batch.end_run(&run);
+            if self.batch.exchange.census.is_wanted() {
+                self.count_run(&run);
+            }
+        }
+    }
+
+    #[cold]
+    fn count_run(&self, run: &Run) {
+        let added = self.batch.accepted().since(run.before);
+        if let Key::One(subject) = &run.cached.plan.key
+            && added.messages > 0
+        {
+            self.batch.exchange.census.add(self.number, subject.as_subject().as_str(), added);
         }
     }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
+use crate::console::{MAX_LEVELS, Question};
+
 /// The longest queue group name, in bytes.
 const MAX_QUEUE_LEN: usize = 256;
 
@@ -26,6 +28,10 @@ pub(super) enum Target<'a> {
         queue: Option<String>,
     },
     Page(Page),
+    /// What the console shows at a glance.
+    Overview,
+    /// Parts of the tree of subjects.
+    Subjects(Question),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -103,6 +109,8 @@ impl<'a> Target<'a> {
             Resource::Subscribe(filter) => subscription(filter, query),
             Resource::Other(name) if name == "login" => Ok(Self::Login),
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
+            Resource::Other(name) if name == "overview" => Ok(Self::Overview),
+            Resource::Other(name) if name == "subjects" => Ok(Self::Subjects(question(query)?)),
             Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
         }
     }
@@ -113,7 +121,9 @@ impl<'a> Target<'a> {
             Self::Publish(_) => "POST, PUT, OPTIONS",
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) => "GET, HEAD, OPTIONS",
+            Self::Subscribe { .. } | Self::Page(_) | Self::Overview | Self::Subjects(_) => {
+                "GET, HEAD, OPTIONS"
+            }
         }
     }
 }
@@ -173,6 +183,18 @@ fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Ta
         return Err(TargetError::NoFilter);
     }
     Ok(Target::Subscribe { filters, queue })
+}
+
+fn question(query: Option<&str>) -> Result<Question, TargetError> {
+    let mut question = Question::default();
+    for (name, value) in parameters(query) {
+        match &*name? {
+            "under" if question.under.len() < MAX_LEVELS => question.under.push(value?.into_owned()),
+            "search" => question.search = value?.into_owned(),
+            _ => {}
+        }
+    }
+    Ok(question)
 }
 
 fn queue_from_text(text: Cow<'_, str>) -> Result<String, TargetError> {
