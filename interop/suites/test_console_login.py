@@ -1,13 +1,10 @@
 """The console with users, in a real browser: logging in, what a user with few permissions sees, and what pages elsewhere
 can do to somebody who is logged in."""
 
-import itertools
-
 import pytest
 import pytest_asyncio
 
-from drivers.agent import JS, Agent
-from drivers.process import Child
+from drivers.visitor import Visitor
 from identities import PASSWORD, hash_of, nats_py
 from page import Page
 from waymeet_node import Waymeet
@@ -30,22 +27,6 @@ subscribe = {{ allow = [] }}
 """
 
 
-class Visitor(Agent):
-    """A person with a browser of their own."""
-
-    name = "visitor"
-
-    async def open(self, node):
-        self._ids, self._waiting, self._subscriptions, self._said = itertools.count(1), {}, {}, []
-        self.child = await Child.start("node", str(JS / "visitor.mjs"), stdin=True)
-        self.child.on_line(self.child.process.stdout, self._on_line, self._on_end)
-        self.child.on_line(self.child.process.stderr, self._said.append)
-        return self
-
-    async def does(self, op, **fields):
-        return await self._call(op, patience_s=30, **fields)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def node(pytestconfig):
     node = Waymeet(pytestconfig.getoption("--binary"))
@@ -58,7 +39,7 @@ async def node(pytestconfig):
 async def visitor(node, pytestconfig):
     if "ws-browser" in pytestconfig.getoption("--without"):
         pytest.skip("there is no browser here")
-    visitor = await Visitor().open(node)
+    visitor = await Visitor().open()
     yield visitor
     await visitor.close()
 
