@@ -44,7 +44,7 @@ function Path({ root }: { root: Place }) {
   const [element, width] = useWidth<HTMLDivElement>();
   const depth = depthOf(root);
   const isNarrow = width < depth * 150;
-  const boxWidth = isNarrow ? Math.max(140, width - (depth - 1) * 22) : Math.min(MAX_BOX, Math.floor((width - (depth - 1) * 64) / depth));
+  const boxWidth = isNarrow ? Math.max(140, width - (depth - 1) * 22) : Math.min(MAX_BOX, Math.floor((width - (depth - 1) * 84) / depth));
   const column = depth > 1 ? Math.min(boxWidth + 130, Math.floor((width - boxWidth) / (depth - 1))) : 0;
   const rows = { next: 0 };
   const placed = isNarrow ? layOutNarrow(root, 0, rows, null) : layOut(root, 0, column, rows, null);
@@ -94,7 +94,8 @@ function details(step: Step): string {
   const session = step.session === undefined ? "" : `#${step.session}`;
   const peer = step.peer ? nodeName(step.peer) : "";
   const over = step.listener ? protocol(step.listener) : "";
-  return [over, step.user, session, step.subscription, step.queue, peer && `→ ${peer}`, step.reason].filter(Boolean).join(" · ");
+  const arrow = step.step === "accepted" ? "←" : "→";
+  return [over, step.user, session, step.subscription, step.queue, peer && `${arrow} ${peer}`, step.reason].filter(Boolean).join(" · ");
 }
 
 function Steps({ steps }: { steps: Step[] }) {

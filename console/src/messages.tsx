@@ -66,10 +66,16 @@ interface Result {
   isFailed: boolean;
   head: string;
   body: string;
-  explanation: Explanation | null;
 }
 
-function SendForm({ verb }: { verb: "publish" | "request" }) {
+interface Sent {
+  subject: string;
+  explanation: Explanation;
+}
+
+type ShowSent = (sent: Sent | null) => void;
+
+function SendForm({ verb, show }: { verb: "publish" | "request"; show: ShowSent }) {
   const t = useWords();
   const shortened = useShortened();
   const [subject, setSubject] = useState(verb === "publish" ? "demo.hello" : "demo.ask");
@@ -101,9 +107,11 @@ function SendForm({ verb }: { verb: "publish" | "request" }) {
         steps = trace ?? [];
         shown = JSON.stringify(receipt);
       }
-      setResult({ isFailed: !response.ok, head, body: shortened(pretty(shown)), explanation: explanationOf(steps) });
+      setResult({ isFailed: !response.ok, head, body: shortened(pretty(shown)) });
+      const explanation = explanationOf(steps);
+      show(explanation && { subject, explanation });
     } catch (error) {
-      setResult({ isFailed: true, head: String((error as Error).message), body: "", explanation: null });
+      setResult({ isFailed: true, head: String((error as Error).message), body: "" });
     } finally {
       setBusy(false);
     }
@@ -125,7 +133,6 @@ function SendForm({ verb }: { verb: "publish" | "request" }) {
           <>
             <p class={result.isFailed ? "failed" : "done"}>{result.head}</p>
             {result.body && <pre tabIndex={0} aria-label={result.head}>{result.body}</pre>}
-            {result.explanation && <Explained explanation={result.explanation} />}
           </>
         )}
       </div>
@@ -133,7 +140,7 @@ function SendForm({ verb }: { verb: "publish" | "request" }) {
   );
 }
 
-function Send() {
+function Send({ show }: { show: ShowSent }) {
   const t = useWords();
   const [verb, setVerb] = useState<"publish" | "request">("publish");
   return (
@@ -143,7 +150,7 @@ function Send() {
           <button key={one} type="button" aria-pressed={verb === one} data-verb={one} onClick={() => setVerb(one)}>{t(one)}</button>
         ))}
       </div>
-      <SendForm key={verb} verb={verb} />
+      <SendForm key={verb} verb={verb} show={show} />
     </section>
   );
 }
@@ -211,6 +218,7 @@ export function MessagesView() {
   const [queue, setQueue] = useState("");
   const [wantsTrace, setWantsTrace] = useState(true);
   const [chosen, setChosen] = useState<number | null>(null);
+  const [sent, setSent] = useState<Sent | null>(null);
   const isRunning = ["subscribing", "live", "retrying"].includes(now.state);
   const asked = parameters.get("follow");
 
@@ -277,27 +285,38 @@ export function MessagesView() {
             <Command text={command} />
           </form>
         </section>
-        <Send />
+        <Send show={setSent} />
       </div>
-      <section class="card stream" aria-labelledby="messages-title">
-        <div class="bar">
-          <h2 id="messages-title">{t("messages")}</h2>
-          <p class="quiet" id="received-state" role="status">{state}</p>
-          {now.rows.length > 0 && <button type="button" class="small" onClick={clear}>{t("clear")}</button>}
-        </div>
-        {now.rows.length === 0 && now.state !== "idle" && <p class="empty">{t("nothingYet")}</p>}
-        <ol id="messages" class="messages">
-          {now.rows.slice(0, DRAWN).map((row) => (
-            <MessageRow
-              key={row.number}
-              row={row}
-              isOpen={row.number === chosen}
-              open={() => setChosen(row.number === chosen ? null : row.number)}
-            />
-          ))}
-        </ol>
-        {now.rows.length >= DRAWN && <p class="quiet hint">{t("shownLast", { n: Math.min(DRAWN, KEPT) })}</p>}
-      </section>
+      <div class="flowing">
+        {sent && (
+          <section class="card" id="sent" aria-labelledby="sent-title">
+            <div class="bar">
+              <h2 id="sent-title"><code>{sent.subject}</code></h2>
+              <button type="button" class="small" onClick={() => setSent(null)}>{t("close")}</button>
+            </div>
+            <Explained explanation={sent.explanation} />
+          </section>
+        )}
+        <section class="card stream" aria-labelledby="messages-title">
+          <div class="bar">
+            <h2 id="messages-title">{t("messages")}</h2>
+            <p class="quiet" id="received-state" role="status">{state}</p>
+            {now.rows.length > 0 && <button type="button" class="small" onClick={clear}>{t("clear")}</button>}
+          </div>
+          {now.rows.length === 0 && now.state !== "idle" && <p class="empty">{t("nothingYet")}</p>}
+          <ol id="messages" class="messages">
+            {now.rows.slice(0, DRAWN).map((row) => (
+              <MessageRow
+                key={row.number}
+                row={row}
+                isOpen={row.number === chosen}
+                open={() => setChosen(row.number === chosen ? null : row.number)}
+              />
+            ))}
+          </ol>
+          {now.rows.length >= DRAWN && <p class="quiet hint">{t("shownLast", { n: Math.min(DRAWN, KEPT) })}</p>}
+        </section>
+      </div>
       {detail && <Detail received={detail} close={() => setChosen(null)} />}
     </div>
   );

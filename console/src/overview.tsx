@@ -28,9 +28,11 @@ function useClients(): { clients: Client[]; slow: Slow[] } {
   const before = useRef(new Map<number, { at: number; in: number; out: number }>());
   usePolling(
     async () => {
-      const busiest = (await Promise.all(
-        ["-messages_in", "-messages_out"].map((sort) => listSessions({ sort, limit: CLIENTS })),
-      )).flatMap(({ sessions }) => sessions);
+      // One after the other: a browser has few connections to a node, and streams hold some of them.
+      const busiest: Session[] = [];
+      for (const sort of ["-messages_in", "-messages_out"]) {
+        busiest.push(...(await listSessions({ sort, limit: CLIENTS })).sessions);
+      }
       const at = performance.now();
       const now = new Map<number, { at: number; in: number; out: number }>();
       const rated = new Map<number, Client>();
@@ -215,7 +217,7 @@ export function OverviewView() {
       {facts.sees.traffic && <Charts />}
       <div class="pair">
         <SlowSubscribers slow={slow} />
-        <Listeners traffic={traffic?.listeners ?? []} />
+        {facts.sees.traffic && <Listeners traffic={traffic?.listeners ?? []} />}
       </div>
       {!facts.sees.traffic && (
         <p class="card quiet"><strong>{t("hidden")}.</strong> {t("hiddenHint")}</p>

@@ -1,5 +1,6 @@
 // Sessions, a page of them at a time: the node sorts, filters and cuts the list.
 
+import { Fragment } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, listSessions, remove, type Session, type Sessions } from "./api";
 import { bytes, duration, protocol, short } from "./format";
@@ -149,8 +150,8 @@ export function SessionsView() {
           </thead>
           <tbody>
             {sessions.map((session) => (
-              <>
-                <tr key={session.id} data-session={session.id} class={session.slow ? "is-slow" : ""}>
+              <Fragment key={session.id}>
+                <tr data-session={session.id} class={session.slow ? "is-slow" : ""}>
                   <th scope="row">
                     <button
                       type="button"
@@ -177,9 +178,9 @@ export function SessionsView() {
                   </td>
                 </tr>
                 {opened === session.id && (
-                  <tr key={`${session.id}-more`} class="more"><td colSpan={COLUMNS.length + 1}><Filters id={session.id} /></td></tr>
+                  <tr class="more"><td colSpan={COLUMNS.length + 1}><Filters id={session.id} /></td></tr>
                 )}
-              </>
+              </Fragment>
             ))}
           </tbody>
         </table>

@@ -116,9 +116,9 @@ export function path(explanation: Explanation, words: Wording): Place | null {
       const end = here.find(({ step, delivery }) => (step === "delivered" || step === "dropped") && delivery === matched.delivery);
       const who = { ...matched, ...end };
       const title = who.user ?? (who.session === undefined ? words.protocol(who.listener ?? "") : words.session(who.session));
-      const over = [words.protocol(who.listener ?? ""), who.subscription, who.queue].filter(Boolean).join(" · ");
+      const over = [end?.reason, words.protocol(who.listener ?? ""), who.subscription, who.queue].filter(Boolean).join(" · ");
       const after = end?.after_us === undefined ? "" : words.micros(end.after_us);
-      const edge = end ? [end.reason, after].filter(Boolean).join(" · ") : words.word("waiting");
+      const edge = end ? after : words.word("waiting");
       place.children.push({ kind: end ? (end.step as "delivered" | "dropped") : "waiting", title, note: over, edge, children: [] });
     }
     for (const { peer } of here.filter(({ step }) => step === "forwarded")) {

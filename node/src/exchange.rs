@@ -107,6 +107,7 @@ impl Exchange {
         self.interest.subscribed(subscription);
         self.tell_mesh(subscription, 1);
         drop(router);
+        subscription.outbox.count_subscription(1);
         if subscription.is_clients() {
             self.metrics.subscribed();
         }
@@ -124,6 +125,7 @@ impl Exchange {
         self.interest.unsubscribed(subscription);
         self.tell_mesh(subscription, -1);
         drop(router);
+        subscription.outbox.count_subscription(-1);
         if subscription.is_clients() {
             self.metrics.unsubscribed();
         }
@@ -153,6 +155,14 @@ impl Exchange {
     ) -> (Generation, Matches<Arc<Subscription>>) {
         let router = self.router.read();
         (self.generations.of(class), router.matches(subject))
+    }
+
+    /// The filters of the subscriptions that deliver into one of these outboxes, `limit` of them at most. Goes through all
+    /// subscriptions of the node.
+    pub(crate) fn filters_of(&self, outboxes: &[u64], limit: usize) -> Vec<Arc<Subscription>> {
+        let router = self.router.read();
+        let of_them = |subscription: &&Arc<Subscription>| outboxes.contains(&subscription.outbox.session());
+        router.targets().filter(of_them).take(limit).cloned().collect()
     }
 
     pub(crate) fn drain(&self) {

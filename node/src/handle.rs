@@ -393,9 +393,19 @@ impl Mailbox {
         subscriptions.by_id.get(&id.0).is_none_or(|subscription| subscription.access() != Access::None)
     }
 
-    /// Whether the mailbox was closed because a subscription is no longer permitted, or its user is gone.
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.queue.is_revoked()
+    /// Why the mailbox was closed from outside, in a word: a subscription is no longer permitted, its user is gone, or
+    /// somebody has disconnected it.
+    pub(crate) fn end_reason(&self) -> Option<&'static str> {
+        self.queue.end_reason()
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<MailboxQueue> {
+        &self.queue
+    }
+
+    /// One of the mailbox's subscriptions.
+    pub(crate) fn subscription(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        self.subscriptions.lock().by_id.get(&id.0).cloned()
     }
 
     /// Looks at the permissions again, after a reload.
@@ -413,7 +423,7 @@ impl Mailbox {
         let may = |subscription: &Arc<Subscription>| subscription.access() != Access::None;
         if is_gone || !self.subscriptions.lock().by_id.values().all(may) {
             self.end_subscriptions();
-            self.queue.revoke();
+            self.queue.revoke(DropReason::NoPermission.as_str());
         }
     }
 

@@ -28,6 +28,7 @@ mod peers;
 #[doc(hidden)]
 pub mod probe;
 mod publisher;
+mod sessions;
 mod shared;
 mod subscription;
 pub mod tls;

@@ -283,7 +283,7 @@ impl Node {
         self.acceptors.reload(&config);
         *shared.live_config.write() = Arc::new(config);
         shared.exchange.refresh_all();
-        for wire in shared.wire_sessions.lock().values() {
+        for (_, wire) in shared.sessions.wires() {
             wire.outbox.recheck();
         }
         for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
@@ -298,10 +298,10 @@ impl Node {
     pub async fn drain(mut self) {
         let shared = self.handle.shared.clone();
         shared.phase.send_replace(Phase::Draining);
-        for (session, wire) in shared.wire_sessions.lock().iter() {
+        for (session, wire) in shared.sessions.wires() {
             // Lame duck mode: clients that know of another node go there.
             let ends = (wire.peer, wire.local);
-            let line = nats::info_line(&self.handle, *session, ends, wire.offer, None, true);
+            let line = nats::info_line(&self.handle, session, ends, wire.offer, None, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }
@@ -314,8 +314,7 @@ impl Node {
             mailbox.close();
         }
         shared.phase.send_replace(Phase::Stopped);
-        let sessions: Vec<_> = shared.wire_sessions.lock().values().cloned().collect();
-        for wire in sessions {
+        for (_, wire) in shared.sessions.wires() {
             wire.outbox.flush();
             wire.outbox.close(DropReason::Draining);
         }
@@ -350,7 +349,7 @@ impl Drop for Node {
 /// Whether nothing is under way: every outbox is written and no request waits for its reply.
 fn is_idle(shared: &Shared) -> bool {
     shared.in_flight.load(Ordering::Acquire) == 0
-        && shared.wire_sessions.lock().values().all(|wire| wire.outbox.is_drained())
+        && shared.sessions.wires().iter().all(|(_, wire)| wire.outbox.is_drained())
 }
 
 /// Whether somebody is still to be told that the node stops: sessions, and requests without a session.

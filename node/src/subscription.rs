@@ -156,6 +156,11 @@ impl Subscription {
         self.received.load(Ordering::Acquire) >= max
     }
 
+    /// How many messages it has received.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Counts one message.
     pub(crate) fn admit(&self) -> Admission {
         if !self.is_active() {

@@ -29,9 +29,12 @@ pub(super) struct Link {
     messages_out: f64,
 }
 
+/// Messages in and out of each link, by the peer's id.
+type Counters = HashMap<String, (u64, u64)>;
+
 /// The counters of links at the latest looks, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct LinkRates(VecDeque<(Instant, HashMap<String, (u64, u64)>)>);
+pub(super) struct LinkRates(VecDeque<(Instant, Counters)>);
 
 impl LinkRates {
     pub(super) fn look(&mut self, peers: &[Peer], now: Instant) -> Vec<Link> {

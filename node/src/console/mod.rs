@@ -34,6 +34,7 @@ struct Facts<'a> {
     id: &'a str,
     name: &'a str,
     version: &'a str,
+    /// To those who may see what passes there.
     listeners: Vec<Row>,
     /// Who looks; nobody where nobody is asked.
     user: Option<&'a str>,
@@ -54,7 +55,7 @@ pub(crate) fn page(node: &NodeHandle) -> String {
     let sees = Sight::of(&node.user).unwrap_or(nothing);
     let user = node.user.as_ref().map(|user| user.name());
     let mut listeners = Vec::new();
-    for (listener, address) in node.addresses() {
+    for (listener, address) in node.addresses().into_iter().filter(|_| sees.traffic) {
         listeners.push(Row { listener: listener.as_str(), address: address.to_string() });
         if listener == Listener::Http {
             let address = format!("ws://{address}");

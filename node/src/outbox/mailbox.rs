@@ -4,14 +4,16 @@
 //! finds a gap before the next message. It must not encode anything.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::CountedBy;
+use super::depth::{Depth, Subscribed, has_lost, is_nearly_full};
 use crate::budget::Budget;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
@@ -59,7 +61,9 @@ pub(crate) struct MailboxQueue {
     waker: AtomicWaker,
     /// Permissions have changed: the reader looks at them before it takes more.
     recheck: AtomicBool,
-    revoked: AtomicBool,
+    /// Why the reader's subscription was ended from outside, in a word.
+    end: OnceLock<&'static str>,
+    subscribed: Subscribed,
 }
 
 #[derive(Default)]
@@ -69,6 +73,10 @@ struct State {
     /// Dropped since the reader was last told.
     gap: u64,
     closed: bool,
+    /// Handed out since the beginning, in messages and bytes, and lost.
+    sent: (u64, u64),
+    dropped: u64,
+    last_drop: Option<Instant>,
 }
 
 impl std::fmt::Debug for MailboxQueue {
@@ -96,7 +104,8 @@ impl MailboxQueue {
             state: Mutex::default(),
             waker: AtomicWaker::new(),
             recheck: AtomicBool::new(false),
-            revoked: AtomicBool::new(false),
+            end: OnceLock::new(),
+            subscribed: Subscribed::default(),
         }
     }
 
@@ -129,6 +138,10 @@ impl MailboxQueue {
             }
         }
         state.gap += dropped;
+        if dropped > 0 {
+            state.dropped += dropped;
+            state.last_drop = Some(Instant::now());
+        }
         drop(state);
         if dropped > 0 {
             self.metrics.dropped(self.listener, DropReason::SlowSubscriber, dropped);
@@ -146,9 +159,11 @@ impl MailboxQueue {
         }
         let (tag, delivery) = state.queue.pop_front()?;
         state.bytes -= delivery.memory();
+        let size = delivery.message().size() as u64;
+        state.sent = (state.sent.0 + 1, state.sent.1 + size);
         drop(state);
         if self.counted_by == CountedBy::Outbox {
-            self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
+            self.metrics.delivered(self.listener, 1, size);
         }
         Some(Item::Message { tag, delivery })
     }
@@ -183,14 +198,40 @@ impl MailboxQueue {
         self.recheck.load(Ordering::Relaxed) && self.recheck.swap(false, Ordering::AcqRel)
     }
 
-    /// Closes the mailbox because its reader may no longer receive.
-    pub(crate) fn revoke(&self) {
-        self.revoked.store(true, Ordering::Release);
+    /// Closes the mailbox although its reader wants more, for the reason, which it is told. The first one stays.
+    pub(crate) fn revoke(&self, why: &'static str) {
+        let _ = self.end.set(why);
         self.close();
     }
 
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
+    /// The word that [`MailboxQueue::revoke`] was given.
+    pub(crate) fn end_reason(&self) -> Option<&'static str> {
+        self.end.get().copied()
+    }
+
+    /// What waits and what was handed out, as of now.
+    pub(crate) fn depth(&self, now: Instant) -> Depth {
+        let state = self.state.lock();
+        let (waiting, limits) = (state.queue.len(), self.limits);
+        let full = is_nearly_full(waiting, limits.messages) || is_nearly_full(state.bytes, limits.bytes);
+        Depth {
+            waiting_bytes: Some(state.bytes),
+            limit_bytes: Some(limits.bytes),
+            waiting_messages: waiting as u64,
+            sent_messages: state.sent.0,
+            sent_bytes: Some(state.sent.1),
+            dropped: state.dropped,
+            slow: full || has_lost(state.last_drop, now),
+            written: None,
+        }
+    }
+
+    pub(crate) fn count_subscription(&self, change: isize) {
+        self.subscribed.add(change);
+    }
+
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.subscribed.get()
     }
 
     /// Takes no more messages; what waits can still be read.
@@ -205,6 +246,7 @@ impl MailboxQueue {
         state.closed = true;
         state.bytes = 0;
         let lost = std::mem::take(&mut state.queue).len() as u64;
+        state.dropped += lost;
         drop(state);
         self.metrics.dropped(self.listener, DropReason::SubscriberGone, lost);
     }

@@ -8,6 +8,7 @@
 //! to the socket from whatever thread runs it; only when the kernel takes no more is the connection's own
 //! task woken, to wait until it does.
 
+mod look;
 mod socket;
 mod state;
 
@@ -23,6 +24,7 @@ use waymeet_core::Message;
 
 use self::socket::write;
 use self::state::State;
+use super::depth::Subscribed;
 use super::segments::{Segment, SharedBytes};
 use crate::budget::Budget;
 use crate::buffers;
@@ -99,6 +101,7 @@ pub(crate) struct WireOutbox {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     waker: AtomicWaker,
+    subscribed: Subscribed,
 }
 
 impl std::fmt::Debug for WireOutbox {
@@ -126,6 +129,7 @@ impl WireOutbox {
             metrics,
             state: Mutex::new(state),
             waker: AtomicWaker::new(),
+            subscribed: Subscribed::default(),
         }
     }
 
@@ -296,6 +300,7 @@ impl WireOutbox {
             }
             state = self.state.lock();
             state.flushing = false;
+            state.count_sent(finished.messages, written);
             state.put_back(segments, written, finished.own_bytes);
             self.recount(&mut state);
             match outcome {
@@ -333,6 +338,7 @@ impl WireOutbox {
             return None;
         }
         state.close_tail();
+        state.writing_since = Some(Instant::now());
         let before = out.len();
         let taken = state.segments.take_into(out, TAKE_BYTES);
         state.own_bytes = state.own_bytes + (out.len() - before) - taken.own_bytes;
@@ -350,8 +356,11 @@ impl WireOutbox {
         state.bytes = state.bytes.saturating_sub(block.len());
         state.own_bytes = state.own_bytes.saturating_sub(block.len());
         self.recount(&mut state);
+        state.count_sent(whole, written);
+        state.writing_since = None;
         state.last_progress = Some(Instant::now());
         let reason = state.closed.unwrap_or(DropReason::SubscriberGone);
+        state.dropped += messages - whole.min(messages);
         self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
     }
 
@@ -376,10 +385,8 @@ impl WireOutbox {
         if std::mem::take(&mut state.recheck) {
             return Poll::Ready(Signal::Recheck);
         }
-        if let Some(since) = state.blocked {
-            return Poll::Ready(Signal::Blocked(
-                state.last_progress.map_or(since, |progress| progress.max(since)),
-            ));
+        if let Some(since) = state.waits_since() {
+            return Poll::Ready(Signal::Blocked(since));
         }
         if state.socket.is_none() && state.has_bytes() {
             return Poll::Ready(Signal::Pending);
@@ -423,6 +430,7 @@ impl WireOutbox {
         if waiting > self.limit_bytes.min(ALWAYS_BYTES)
             && let Some(reason) = self.excess(waiting)
         {
+            state.dropped += messages;
             self.metrics.dropped(self.listener, reason, messages);
             self.close_locked(state, reason);
             return false;
@@ -466,6 +474,8 @@ impl WireOutbox {
         state.bytes = 0;
         state.own_bytes = 0;
         self.recount(state);
+        state.count_sent(written, 0);
+        state.dropped += lost;
         self.metrics.delivered(self.listener, written, 0);
         self.metrics.dropped(self.listener, reason, lost);
     }

@@ -60,6 +60,7 @@ impl Batch {
         self.finish_crossing();
         let counts = std::mem::take(&mut self.counts);
         if counts.messages > 0 {
+            self.outcome.accepted = (counts.messages, counts.bytes);
             self.exchange.metrics.accepted(listener, counts);
         }
         std::mem::take(&mut self.outcome)

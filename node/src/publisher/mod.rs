@@ -110,6 +110,8 @@ pub(crate) struct Outcome {
     /// Links that took a message.
     pub(crate) forwarded: u64,
     pub(crate) dropped: u64,
+    /// Messages of the batch that were accepted, and their bytes.
+    pub(crate) accepted: (u64, u64),
     /// Outboxes that must be flushed.
     pub(crate) flush: Vec<Arc<WireOutbox>>,
     /// A subscriber that the publisher should slow down for.

@@ -9,12 +9,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::Connection;
 use super::events::EventStream;
+use super::live::Texts;
 use crate::budget::{Arriving, Budget};
 use crate::delivery::Delivery;
 
@@ -26,7 +26,7 @@ pub(super) enum Body {
     Full(Bytes),
     Events(Box<EventStream>),
     /// Texts of the node's own, a few a second.
-    Texts(Pin<Box<dyn Stream<Item = String> + Send>>),
+    Texts(Box<Texts>),
     /// A subscription over HTTP/1.1: hyper writes the head and the first piece, the connection the rest.
     HandOver {
         stream: Option<Box<EventStream>>,
@@ -55,7 +55,7 @@ impl HttpBody for Body {
                 _ => None,
             },
             Self::Events(stream) => ready!(stream.poll_bytes(cx)),
-            Self::Texts(texts) => ready!(texts.as_mut().poll_next(cx)).map(Bytes::from),
+            Self::Texts(texts) => ready!(texts.poll_bytes(cx)),
             Self::HandOver { stream, connection } => {
                 if let Some(bytes) = stream.as_mut().and_then(|stream| stream.take_beginning()) {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));

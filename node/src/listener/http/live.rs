@@ -2,8 +2,12 @@
 //!
 //! Owns turning these into responses. It must not compute them; `console` does.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
+use futures_util::Stream;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
@@ -12,8 +16,22 @@ use super::Service;
 use super::body::Body;
 use super::pages::response;
 use super::problem::Problem;
+use crate::auth::Connected;
 use crate::console::{self, Question};
 use crate::handle::NodeHandle;
+use crate::metrics::SessionGuard;
+
+/// A stream of the node's own texts, which counts as one of its streams and of its user's sessions.
+pub(super) struct Texts {
+    texts: Pin<Box<dyn Stream<Item = String> + Send>>,
+    _counted: (SessionGuard, Option<Connected>),
+}
+
+impl Texts {
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.texts.as_mut().poll_next(cx).map(|text| text.map(Bytes::from))
+    }
+}
 
 impl Service {
     /// Server-sent events until the reader leaves or the node drains.
@@ -22,11 +40,8 @@ impl Service {
             Body::Empty
         } else {
             let counted = self.count_reader(node)?;
-            let events = console::events(node.clone());
-            Body::Texts(Box::pin(futures_util::StreamExt::map(events, move |text| {
-                let _counted = &counted;
-                text
-            })))
+            let texts = Box::pin(console::events(node.clone()));
+            Body::Texts(Box::new(Texts { texts, _counted: counted }))
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();

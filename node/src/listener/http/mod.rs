@@ -18,6 +18,7 @@ mod pages;
 mod problem;
 mod pulse;
 mod rest;
+mod sessions;
 mod socket;
 mod target;
 mod websocket;
@@ -25,11 +26,11 @@ mod websocket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
@@ -46,6 +47,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
+use crate::sessions::Session;
 use crate::tls::{Acceptor, Protection};
 use crate::worker::Workers;
 use body::Body;
@@ -62,7 +64,7 @@ pub(crate) fn is_origin(text: &str) -> bool {
 }
 
 /// Every method that some resource has, for `OPTIONS *`.
-const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
+const ALL_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
 /// Accepts connections until the node drains.
 pub(crate) async fn serve(
@@ -103,6 +105,7 @@ struct Connection {
     peer: SocketAddr,
     local: SocketAddr,
     protection: Protection,
+    session: Arc<Session>,
     pulse: Pulse,
     /// A subscription whose head hyper has been given; its messages are written without hyper.
     events: Mutex<Option<Box<EventStream>>>,
@@ -130,9 +133,15 @@ fn read_origins(config: &Config) -> AllowedOrigins {
 }
 
 impl Connection {
-    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr, protection: Protection) -> Arc<Self> {
+    fn new(
+        service: Arc<Service>,
+        session: Arc<Session>,
+        local: SocketAddr,
+        protection: Protection,
+    ) -> Arc<Self> {
+        let peer = session.peer();
         let (pulse, events, has_events) = (Pulse::new(), Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { service, peer, local, protection, pulse, events, has_events })
+        Arc::new(Self { service, peer, local, protection, session, pulse, events, has_events })
     }
 
     /// Makes the rest of the connection a stream of events, once everything before it is written.
@@ -163,6 +172,11 @@ impl Connection {
     /// Answers one request. Who may ask is decided before anything else is looked at.
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (mut head, mut body) = request.into_parts();
+        self.session.is_heard(Instant::now());
+        if !self.session.has_said() {
+            let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+            self.session.say(agent.unwrap_or_default(), "", "");
+        }
         if !is_framed_once(&head.headers) {
             let detail = "the one transfer coding that is taken here is chunked, once";
             let mut response = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail).into_response();
@@ -175,7 +189,8 @@ impl Connection {
         let admission = match guard::admit(&head, self.local, service.bound, &allowed_origins) {
             Ok(admission) => admission,
             Err(refusal) => {
-                tracing::debug!(peer = %self.peer, %refusal, "refused an HTTP request");
+                let session = self.session.id();
+                tracing::debug!(session, peer = %self.peer, %refusal, "refused an HTTP request");
                 pass_over(body, &head);
                 return finish(Problem::from(refusal).into_response(), &head);
             }
@@ -253,6 +268,7 @@ impl Service {
         let node = match who {
             None => &self.node,
             who => {
+                connection.session.belongs_to(&who);
                 acting = self.node.acting_as(who);
                 &acting
             }
@@ -272,6 +288,9 @@ impl Service {
             Target::Subscribe { filters, queue } if get => {
                 self.subscribe(node, connection, head, filters, queue.as_deref())
             }
+            Target::Sessions(query) if get => self.sessions(node, query.clone()).await,
+            Target::Session(id) if get => self.session(node, *id).await,
+            Target::Session(id) if head.method == Method::DELETE => self.disconnect(node, connection, *id),
             Target::Page(page) if get => {
                 self.check_page(*page, &node.user)?;
                 self.page(node, *page)

@@ -4,6 +4,7 @@
 
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_FRAME_OPTIONS};
 use hyper::{Response, StatusCode};
+use serde::Serialize;
 
 use super::Service;
 use super::body::Body;
@@ -54,6 +55,12 @@ fn console(html: String) -> Response<Body> {
     response
 }
 
+/// An answer of this moment in JSON.
+pub(super) fn json(answer: &impl Serialize) -> Response<Body> {
+    let json = serde_json::to_vec(answer).expect("structs of texts and finite numbers are always JSON");
+    response("application/json", Body::full(json))
+}
+
 fn text(content_type: &'static str, text: &'static str) -> Response<Body> {
     response(content_type, Body::full(text))
 }
@@ -81,7 +88,7 @@ mod tests {
         assert_eq!(document["info"]["version"], VERSION_MARK);
         let paths = document["paths"].as_object().unwrap();
         for (path, item) in paths {
-            let path = path.replace("{subject}", "a.b").replace("{filter}", "a.*");
+            let path = path.replace("{subject}", "a.b").replace("{filter}", "a.*").replace("{id}", "7");
             let target = Target::parse(&path, Some("filter=a")).unwrap_or_else(|e| panic!("{path}: {e}"));
             let mut described: Vec<_> = item
                 .as_object()
@@ -102,6 +109,8 @@ mod tests {
             "/sub/{filter}",
             "/sub",
             "/peers",
+            "/sessions",
+            "/sessions/{id}",
             "/healthz",
             "/readyz",
             "/metrics",

@@ -53,6 +53,7 @@ impl Service {
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let published = node.publish_slowed_counting(Listener::Http, &message).await?;
+        connection.session.accepted(1, message.size() as u64);
         let mut response = Response::new(Body::full(published.to_json(subject)));
         *response.status_mut() = StatusCode::ACCEPTED;
         *response.headers_mut() = emptied(head);
@@ -80,6 +81,7 @@ impl Service {
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let reply = node.begin_request(Listener::Http, CountedBy::Outbox, &message)?;
+        connection.session.accepted(1, message.size() as u64);
         head.headers.clear();
         Ok(Asked { reply, timeout })
     }
@@ -96,6 +98,7 @@ impl Service {
         } else {
             connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
         };
+        connection.session.answered(reply.message().size());
         let mut headers = emptied(head);
         let status = reply_head(reply.message().headers, &mut headers);
         let mut response = Response::new(Body::Full(payload_of(&reply)));
@@ -130,8 +133,9 @@ impl Service {
             for filter in filters {
                 mailbox.subscribe(filter.as_filter(), queue, TAG)?;
             }
-            let stream =
-                Box::new(EventStream::new(mailbox, framing, self.keep_alive).counting(counted, connected));
+            let reader = connection.session.reads(mailbox.queue());
+            let stream = EventStream::new(mailbox, framing, self.keep_alive);
+            let stream = Box::new(stream.counting(counted, reader, connected));
             if head.version == Version::HTTP_11 {
                 Body::HandOver { stream: Some(stream), connection: connection.clone() }
             } else {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
 use crate::console::{MAX_LEVELS, Question};
+use crate::sessions::{Query, QueryError};
 
 /// The longest queue group name, in bytes.
 const MAX_QUEUE_LEN: usize = 256;
@@ -32,6 +33,10 @@ pub(super) enum Target<'a> {
     Overview,
     /// Parts of the tree of subjects.
     Subjects(Question),
+    /// The list of sessions.
+    Sessions(Query),
+    /// One of them.
+    Session(u64),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -80,6 +85,8 @@ pub(super) enum TargetError {
     NoFilter,
     #[error("a queue group is 1 to {MAX_QUEUE_LEN} bytes without white space and control characters")]
     Queue,
+    #[error(transparent)]
+    Sessions(#[from] QueryError),
     /// Not a bad request but an unknown resource: 404.
     #[error("there is no such resource; /openapi.json lists those that there are")]
     Unknown,
@@ -111,6 +118,10 @@ impl<'a> Target<'a> {
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
             Resource::Other(name) if name == "overview" => Ok(Self::Overview),
             Resource::Other(name) if name == "subjects" => Ok(Self::Subjects(question(query)?)),
+            Resource::Other(name) if name == "sessions" => Ok(Self::Sessions(sessions_query(query)?)),
+            Resource::Other(name) if name.starts_with("sessions/") => {
+                session_number(&name).map(Self::Session)
+            }
             Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
         }
     }
@@ -121,9 +132,12 @@ impl<'a> Target<'a> {
             Self::Publish(_) => "POST, PUT, OPTIONS",
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) | Self::Overview | Self::Subjects(_) => {
-                "GET, HEAD, OPTIONS"
-            }
+            Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Subscribe { .. }
+            | Self::Page(_)
+            | Self::Overview
+            | Self::Subjects(_)
+            | Self::Sessions(_) => "GET, HEAD, OPTIONS",
         }
     }
 }
@@ -195,6 +209,20 @@ fn question(query: Option<&str>) -> Result<Question, TargetError> {
         }
     }
     Ok(question)
+}
+
+/// Of a parameter that is given twice the last one counts.
+fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
+    let mut asked = Query::default();
+    for (name, value) in parameters(query) {
+        asked.set(&name?, &value?)?;
+    }
+    Ok(asked)
+}
+
+fn session_number(name: &str) -> Result<u64, TargetError> {
+    let number = name.strip_prefix("sessions/").filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).ok_or(TargetError::Unknown)
 }
 
 fn queue_from_text(text: Cow<'_, str>) -> Result<String, TargetError> {

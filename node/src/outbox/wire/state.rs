@@ -39,6 +39,11 @@ pub(super) struct State {
     pub(super) flushing: bool,
     pub(super) blocked: Option<Instant>,
     pub(super) last_progress: Option<Instant>,
+    /// Since when a connection that writes itself has been writing what it took.
+    pub(super) writing_since: Option<Instant>,
+    /// Deliveries written, all bytes written, and deliveries lost, since the session began.
+    pub(super) sent: (u64, u64),
+    pub(super) dropped: u64,
     /// The connection's task is to look at its permissions again.
     pub(super) recheck: bool,
     pub(super) closed: Option<DropReason>,
@@ -52,6 +57,16 @@ impl State {
         self.bytes > limit_bytes / 4 * 3
             && self.closed.is_none()
             && (is_writable || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
+    }
+
+    /// Since when the subscriber has had to take something and has taken nothing.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.blocked.map(|since| self.last_progress.map_or(since, |progress| progress.max(since)))
+    }
+
+    pub(super) fn count_sent(&mut self, messages: u64, bytes: usize) {
+        self.sent.0 += messages;
+        self.sent.1 += bytes as u64;
     }
 
     pub(super) fn has_bytes(&self) -> bool {
