@@ -45,3 +45,10 @@ const LISTENERS: Record<string, string> = {
   lines: "Lines", datagrams: "Datagrams", mesh: "Mesh", embedded: "In process",
 };
 export const protocol = (listener: string): string => LISTENERS[listener] ?? listener;
+
+/** What a client is called: of a browser's long name for itself, the word that people use. */
+export function clientName(name: string | null): string {
+  if (!name?.startsWith("Mozilla/")) return name ?? "";
+  const known = [["Edg/", "Edge"], ["OPR/", "Opera"], ["Firefox/", "Firefox"], ["Chrome/", "Chrome"], ["Safari/", "Safari"]] as const;
+  return known.find(([mark]) => name.includes(mark) || name.includes(`Headless${mark}`))?.[1] ?? name;
+}

@@ -4,7 +4,7 @@
 
 import { facts, type Link, type ListenerTraffic, type Session } from "./api";
 import { useWidth } from "./chart";
-import { cut, protocol, short } from "./format";
+import { clientName, cut, protocol, short } from "./format";
 import { href, useWords } from "./state";
 
 export interface Client extends Session {
@@ -69,7 +69,7 @@ export function Graph({ listeners, links, clients }: Props) {
   const columns = isWide ? 4 : 3;
   const boxWidth = Math.min(190, Math.floor((width - (columns - 1) * (isNarrow ? 28 : 64)) / columns));
   const left = (column: number) => Math.floor(((width - boxWidth) * column) / (columns - 1));
-  const characters = Math.floor((boxWidth - 20) / 7);
+  const characters = Math.floor((boxWidth - 20) / 7.6);
   const sessions = (n: number) => (n === 1 ? t("clientCountOne") : t("clientCount", { n: short(n) }));
 
   const boxes: Box[] = [];
@@ -101,7 +101,7 @@ export function Graph({ listeners, links, clients }: Props) {
     });
     listenerBoxes.push({ box, traffic });
     shown.forEach((client, index) => {
-      const name = client.name || t("unnamed", { id: client.id });
+      const name = clientName(client.name) || t("unnamed", { id: client.id });
       const from = place(`client-${client.id}`, name, client.user ?? client.address, 0, (row + index) * ROW, client.slow ? "client slow" : "client", {
         href: href("sessions", { filter: `id:${client.id}` }),
       });

@@ -3,7 +3,7 @@
 import { useRef, useState } from "preact/hooks";
 import { facts, listSessions, type ListenerTraffic, type Session } from "./api";
 import { Chart, type Series } from "./chart";
-import { bytes, duration, micros, protocol, short } from "./format";
+import { bytes, clientName, duration, micros, protocol, short } from "./format";
 import { Graph, type Client } from "./graph";
 import type { Key } from "./i18n";
 import { history, overview } from "./live";
@@ -137,7 +137,7 @@ function SlowSubscribers({ slow }: { slow: Slow[] }) {
       <ul class="slow-list" id="slow">
         {slow.map((session) => (
           <li key={session.id} class={session.gone ? "gone" : ""}>
-            <a href={href("sessions", { filter: `id:${session.id}` })}>{session.name || t("unnamed", { id: session.id })}</a>
+            <a href={href("sessions", { filter: `id:${session.id}` })}>{clientName(session.name) || t("unnamed", { id: session.id })}</a>
             <span class="quiet">{[protocol(session.listener), session.user, session.address].filter(Boolean).join(" · ")}</span>
             <span class="number">
               {session.gone

@@ -3,7 +3,7 @@
 import { Fragment } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, listSessions, remove, type Session, type Sessions } from "./api";
-import { bytes, duration, protocol, short } from "./format";
+import { bytes, clientName, duration, protocol, short } from "./format";
 import type { Key } from "./i18n";
 import { route, useCell, usePolling, useWords } from "./state";
 
@@ -94,7 +94,7 @@ export function SessionsView() {
     if (doomed) dialog.current?.showModal();
   }, [doomed]);
 
-  const nameOf = (session: Session) => session.name || t("unnamed", { id: session.id });
+  const nameOf = (session: Session) => clientName(session.name) || t("unnamed", { id: session.id });
   const disconnect = async () => {
     if (!doomed) return;
     try {

@@ -92,9 +92,13 @@ const operations = {
   async evaluate({ expression }) {
     return { value: await page.evaluate(expression) };
   },
-  // As soon as an expression holds.
-  async until({ expression, patience_ms }) {
-    await page.waitForFunction(expression, null, { timeout: patience_ms ?? PATIENCE_MS });
+  // As soon as an expression holds. The page's policy forbids to let the page itself look again and again.
+  async until({ expression }) {
+    const end = Date.now() + PATIENCE_MS;
+    while (!(await page.evaluate(expression))) {
+      if (Date.now() > end) throw new Error(`it did not come to this: ${expression}; ${await page.innerText("body")}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
     return {};
   },
   async shoot({ path, fullPage }) {
