@@ -9,14 +9,16 @@ use parking_lot::RwLock;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
 use waymeet_core::{Filter, Subject};
 
+use crate::attention::{Attention, COUNTING, DRAINING};
 use crate::auth::Policies;
 use crate::budget::Budget;
 use crate::config::Limits;
 use crate::interest::Interest;
 use crate::mesh::Hub;
 use crate::metrics::Metrics;
+use crate::publisher::Census;
 use crate::subscription::Subscription;
-use crate::trace::{DRAINING, Tracer};
+use crate::trace::Tracer;
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -32,11 +34,15 @@ pub(crate) struct Exchange {
     pub(crate) interest: Interest,
     /// What publishers may do, by the number that a publication carries.
     pub(crate) policies: Policies,
+    attention: Arc<Attention>,
     pub(crate) tracer: Arc<Tracer>,
+    /// Which subjects are published on, while somebody looks.
+    pub(crate) census: Census,
 }
 
 impl Exchange {
     pub(crate) fn new(metrics: Arc<Metrics>, limits: Limits) -> Self {
+        let attention = Arc::<Attention>::default();
         Self {
             router: RwLock::new(Router::default()),
             generations: Arc::default(),
@@ -47,7 +53,9 @@ impl Exchange {
             limits,
             interest: Interest::default(),
             policies: Policies::default(),
-            tracer: Arc::default(),
+            tracer: Arc::new(Tracer::new(attention.clone())),
+            attention,
+            census: Census::default(),
         }
     }
 
@@ -166,7 +174,19 @@ impl Exchange {
     }
 
     pub(crate) fn drain(&self) {
-        self.tracer.attention().set(DRAINING);
+        self.attention.set(DRAINING);
+    }
+
+    /// Begins to count messages by their subjects, or stops and forgets.
+    pub(crate) fn count_subjects(&self, wanted: bool) {
+        if wanted {
+            // What a publisher added when the last count had just been stopped is none of this one's.
+            self.census.forget();
+            self.attention.set(COUNTING);
+        } else {
+            self.attention.clear(COUNTING);
+            self.census.forget();
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -176,6 +196,6 @@ impl Exchange {
     /// Why messages have to be looked at before they are routed; 0 for no reason.
     #[inline]
     pub(crate) fn attention(&self) -> u8 {
-        self.tracer.attention().now()
+        self.attention.now()
     }
 }

@@ -5,6 +5,7 @@
 // Only `udp::linux` and `udp::poll` have any, with their proofs.
 #![deny(unsafe_code)]
 
+mod attention;
 mod auth;
 mod budget;
 mod buffers;

@@ -5,6 +5,7 @@
 
 mod labels;
 pub(crate) mod process;
+mod reading;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
+pub(crate) use reading::{Durations, Reading};
 
 /// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
 /// `messages_unmatched`, and once every outbox is empty `deliveries_matched` = `messages_out` + the drops
@@ -33,6 +35,7 @@ pub struct Metrics {
     subscriptions: IntGauge,
     event_streams: IntGauge,
     route_seconds: Histogram,
+    reply_seconds: Histogram,
     associations: IntGauge,
     handshakes: IntGaugeVec,
     handshakes_total: IntCounterVec,
@@ -141,8 +144,12 @@ impl Metrics {
             |name, help| register(&registry, IntCounter::new(name, help).expect("the name is valid"));
         // From a microsecond to a second: one observation is one read batch, parsed and routed.
         let buckets = prometheus::exponential_buckets(1e-6, 4.0, 11).expect("the bounds are valid");
-        let histogram =
-            HistogramOpts::new("waymeet_route_seconds", "Time to parse and route one read batch.");
+        let histogram = |name: &str, help: &str, buckets| {
+            let options = HistogramOpts::new(name, help).buckets(buckets);
+            register(&registry, Histogram::with_opts(options).expect("the options are valid"))
+        };
+        // From 50 microseconds to 80 seconds.
+        let reply_buckets = prometheus::exponential_buckets(50e-6, 2.0, 21).expect("the bounds are valid");
         Self {
             listeners: listeners.into(),
             matched: counter(
@@ -160,9 +167,15 @@ impl Metrics {
                 IntGauge::new("waymeet_event_streams", "Readers of events over HTTP now.")
                     .expect("the name is valid"),
             ),
-            route_seconds: register(
-                &registry,
-                Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
+            route_seconds: histogram(
+                "waymeet_route_seconds",
+                "Time to parse and route one read batch.",
+                buckets,
+            ),
+            reply_seconds: histogram(
+                "waymeet_reply_seconds",
+                "Time from a request of HTTP, CoAP, lines, datagrams or the embedded API to its reply. One in four is timed.",
+                reply_buckets,
             ),
             associations: register(
                 &registry,
@@ -403,6 +416,10 @@ impl Metrics {
 
     pub(crate) fn routed(&self, elapsed: std::time::Duration) {
         self.route_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn replied(&self, elapsed: std::time::Duration) {
+        self.reply_seconds.observe(elapsed.as_secs_f64());
     }
 }
 

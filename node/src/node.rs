@@ -210,6 +210,7 @@ impl NodeBuilder {
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
         workers.next().spawn(crate::peers::serve(handle.clone()));
+        workers.next().spawn(crate::console::serve(handle.clone()));
         Ok(Node { handle, workers: Some(workers), mesh, acceptors, _data_dir: self.data_dir })
     }
 }

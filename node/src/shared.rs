@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::auth::{Addresses, Auth, AuthError};
 use crate::config::Config;
+use crate::console::Console;
 use crate::exchange::Exchange;
 use crate::metrics::{Listener, Metrics};
 use crate::outbox::{MailboxQueue, Outbox, Replies};
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     run: String,
     /// Requests whose reply has not come yet, over all listeners.
     pub(crate) in_flight: AtomicU64,
+    pub(crate) console: Arc<Console>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -109,6 +111,7 @@ impl Shared {
             last_receipt: AtomicU64::new(0),
             run: format!("{:012x}", rand::random::<u64>() >> 16),
             in_flight: AtomicU64::new(0),
+            console: Arc::default(),
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod console;
 mod debian;
 mod fetch;
 mod fuzz;
@@ -22,7 +23,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
-  test [--only NAME]         everything that proves the node: tidy, cargo, interop, readme, book, examples;
+  test [--only NAME]         everything that proves the node: tidy, cargo, console, interop, readme, book, examples;
                              NAME is one of these or an expression that picks interop tests
   tidy                       the rules of the house that no compiler checks
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{fetch, shell, terminal, tidy};
+use crate::{console, fetch, shell, terminal, tidy};
 
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +21,7 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: &[Step] = &[
     ("tidy", tidy::run),
     ("cargo", cargo_tests),
+    ("console", console::check),
     ("interop", || interop(None)),
     ("readme", readme),
     ("book", book),

@@ -11,7 +11,7 @@ use waymeet_core::subject::LastSubject;
 
 use super::crossing::Crossing;
 use super::plan::{Class, Plan, Prefix, Target};
-use super::{Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
+use super::{Count, Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
 use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
 use crate::buffers;
 use crate::delivery::Delivery;
@@ -67,6 +67,11 @@ impl Batch {
             self.exchange.metrics.accepted(listener, counts);
         }
         std::mem::take(&mut self.outcome)
+    }
+
+    /// What the batch has accepted so far.
+    pub(super) fn accepted(&self) -> Count {
+        Count { messages: self.counts.messages, bytes: self.counts.bytes }
     }
 
     /// Puts an outbox on the flush list.

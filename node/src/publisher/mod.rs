@@ -10,6 +10,8 @@
 
 mod batch;
 mod cache;
+mod census;
+mod counted;
 mod crossing;
 mod plan;
 mod traced;
@@ -23,6 +25,7 @@ use waymeet_core::message::RawMessage;
 use waymeet_core::permissions::Access;
 use waymeet_core::subject::LastSubject;
 
+use crate::attention::{READERS, REQUESTS};
 use crate::auth::{Bound, Policy, PolicyId};
 use crate::exchange::Exchange;
 use crate::mesh::Hub;
@@ -31,7 +34,10 @@ use crate::outbox::WireOutbox;
 use crate::trace::{Given, nats};
 use batch::Batch;
 use cache::{Cached, MatchCache};
+use counted::Counted;
 use plan::Beyond;
+
+pub(crate) use census::{Census, Count};
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +132,10 @@ pub(crate) struct Publisher {
     /// The rules of whoever published last under rules.
     policy: Option<Arc<Policy>>,
     batch: Batch,
+    /// Tells it from other publishers.
+    number: u64,
+    /// What is counted by subject, while somebody wants to know.
+    counted: Counted,
 }
 
 /// Consecutive messages by one publisher that one plan holds for.
@@ -155,6 +165,8 @@ impl Publisher {
             last: LastSubject::default(),
             policy: None,
             batch: Batch::new(exchange, seed),
+            number: seed,
+            counted: Counted::default(),
         }
     }
 
@@ -172,7 +184,7 @@ impl Publisher {
         message: &RawMessage<'_>,
         reach: Reach<'_>,
     ) -> Verdict {
-        // A comparison each while nobody drains or traces and the message is no larger than it may be.
+        // A comparison each while nobody drains, traces or counts and the message is no larger than it may be.
         if (message.size() > self.batch.exchange.limits.max_payload_bytes
             || self.batch.exchange.attention() != 0
             || nats::asks(message.headers))
@@ -254,6 +266,9 @@ impl Publisher {
     /// Ends the batch: what it held is queued everywhere, and the caller flushes what it touched.
     pub(crate) fn finish(&mut self, listener: Listener) -> Outcome {
         self.settle();
+        if !self.counted.is_empty() {
+            self.count();
+        }
         self.batch.finish(listener)
     }
 
@@ -276,6 +291,7 @@ impl Publisher {
             return Some(self.batch.refuse(origin, DropReason::NoPermission));
         }
         if reach != Reach::Askers
+            && (nats::asks(message.headers) || self.batch.exchange.attention() & (READERS | REQUESTS) != 0)
             && let Some(trace) = self.batch.exchange.tracer.trace(message, Given::default())
         {
             let verdict = self.publish_traced(origin, message, reach, &trace);
@@ -285,7 +301,11 @@ impl Publisher {
             }
             return Some(verdict);
         }
-        self.objection(message).map(|reason| self.batch.refuse(origin, reason))
+        if let Some(reason) = self.objection(message) {
+            return Some(self.batch.refuse(origin, reason));
+        }
+        self.count_apart(message.subject);
+        None
     }
 
     fn objection(&self, message: &RawMessage<'_>) -> Option<DropReason> {

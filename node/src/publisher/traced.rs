@@ -39,6 +39,7 @@ impl Publisher {
         trace: &Arc<Trace>,
     ) -> Verdict {
         self.settle();
+        self.count_apart(message.subject);
         self.last.clear();
         let verdict = self.pass(origin, message, reach, trace);
         if let Verdict::Refused(reason) = verdict {

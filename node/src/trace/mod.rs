@@ -8,7 +8,6 @@
 
 mod abroad;
 mod asked;
-mod attention;
 pub(crate) mod nats;
 mod reader;
 mod receipt;
@@ -26,16 +25,15 @@ use waymeet_core::trace::{SpanId, TraceId, TraceParent};
 use waymeet_core::{Headers, OwnedSubject, Subject, SubjectFilter};
 
 pub(crate) use self::abroad::{Abroad, Parcel};
-pub(crate) use self::attention::{Attention, DRAINING};
 pub(crate) use self::receipt::{Collector, Explanation};
 pub(crate) use self::step::Step;
 pub(crate) use self::traced::{Mark, Publisher, Trace};
 
 use self::asked::{Asked, Table};
-use self::attention::{READERS, REQUESTS};
 use self::nats::NatsTrace;
 use self::reader::Reader;
 use self::traced::Answered;
+use crate::attention::{Attention, READERS, REQUESTS};
 use crate::auth::Who;
 use crate::metrics::DropReason;
 use crate::outbox::MailboxQueue;
@@ -91,7 +89,7 @@ pub(crate) struct Given<'a> {
 
 /// A node's part in tracing.
 pub(crate) struct Tracer {
-    attention: Attention,
+    attention: Arc<Attention>,
     node: OnceLock<NodeName>,
     readers: RwLock<Vec<Arc<Reader>>>,
     asked: Mutex<Table>,
@@ -106,10 +104,11 @@ impl std::fmt::Debug for Tracer {
     }
 }
 
-impl Default for Tracer {
-    fn default() -> Self {
+impl Tracer {
+    /// `attention` is what publishers look at.
+    pub(crate) fn new(attention: Arc<Attention>) -> Self {
         Self {
-            attention: Attention::default(),
+            attention,
             node: OnceLock::new(),
             readers: RwLock::default(),
             asked: Mutex::default(),
@@ -117,13 +116,6 @@ impl Default for Tracer {
             abroad: Arc::default(),
             events: nats::Events::default(),
         }
-    }
-}
-
-impl Tracer {
-    #[inline]
-    pub(crate) fn attention(&self) -> &Attention {
-        &self.attention
     }
 
     /// Says which node this is. The first name stays.

@@ -7,7 +7,9 @@
 //! is named by the id of the node at its end, so that the event of that node is found without a number on each link.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use parking_lot::Mutex;
 use serde::Serialize;
 use waymeet_core::{Headers, OwnedSubject, Subject};
@@ -18,6 +20,8 @@ use crate::metrics::{DropReason, Listener};
 
 /// Where the events are to be sent.
 const DESTINATION: &str = "Nats-Trace-Dest";
+/// Made once, because every message that has headers is searched.
+static DESTINATION_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(DESTINATION));
 /// The message is traced and not delivered.
 const ONLY: &str = "Nats-Trace-Only";
 /// Which event of another node led here.
@@ -63,7 +67,7 @@ pub(crate) fn destination(headers: Headers<'_>) -> Option<Subject<'_>> {
 /// one of them pays.
 #[inline]
 pub(crate) fn asks(headers: Headers<'_>) -> bool {
-    !headers.is_empty() && memchr::memmem::find(headers.as_block(), DESTINATION.as_bytes()).is_some()
+    !headers.is_empty() && DESTINATION_FINDER.find(headers.as_block()).is_some()
 }
 
 /// Whether the message is not to be delivered.

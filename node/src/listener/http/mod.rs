@@ -12,6 +12,7 @@ pub(crate) mod crossing;
 mod events;
 mod feed;
 mod guard;
+mod live;
 mod login;
 mod pages;
 mod problem;
@@ -163,7 +164,7 @@ impl Connection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         self.pulse.asked();
         let response = self.respond(request).await;
-        if !matches!(response.body(), Body::Events(_) | Body::HandOver { .. }) {
+        if !matches!(response.body(), Body::Events(_) | Body::Texts(_) | Body::HandOver { .. }) {
             self.pulse.answered();
         }
         response
@@ -250,7 +251,7 @@ impl Service {
         let post = head.method == Method::POST;
         match &target {
             // What says nothing of the node but that it lives, and the way in.
-            Target::Page(page) if get && page.subject().is_none() => return self.page(*page),
+            Target::Page(page) if get && page.subject().is_none() => return self.page(&self.node, *page),
             Target::Login if post => return connection.login(head, body).await,
             Target::Logout if post => return Ok(connection.logout(head)),
             _ => {}
@@ -305,7 +306,15 @@ impl Service {
             Target::Session(id) if head.method == Method::DELETE => self.disconnect(node, connection, *id),
             Target::Page(page) if get => {
                 self.check_page(*page, &node.user)?;
-                self.page(*page)
+                self.page(node, *page)
+            }
+            Target::Overview if get => {
+                self.check_page(Page::Console, &node.user)?;
+                self.overview(node, head)
+            }
+            Target::Subjects(question) if get => {
+                self.check_page(Page::Console, &node.user)?;
+                self.subjects(node, question).await
             }
             _ => Err(Problem::method_not_allowed(target.allow())),
         }

@@ -11,6 +11,7 @@ use super::body::Body;
 use super::problem::Problem;
 use super::target::Page;
 use crate::console;
+use crate::handle::NodeHandle;
 
 /// The API in OpenAPI 3.1. The version is filled in when it is served.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -21,10 +22,10 @@ const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 impl Service {
-    pub(super) fn page(&self, page: Page) -> Result<Response<Body>, Problem> {
-        let node = self.node.info();
+    /// A page, as whoever `node` acts for sees it.
+    pub(super) fn page(&self, node: &NodeHandle, page: Page) -> Result<Response<Body>, Problem> {
         Ok(match page {
-            Page::Console => console(console::page(&self.node)),
+            Page::Console => console(console::page(node)),
             Page::ConsoleScript => text("text/javascript; charset=utf-8", console::SCRIPT),
             Page::ConsoleStyle => text("text/css; charset=utf-8", console::STYLE),
             Page::Health => text("application/json", r#"{"status":"ok"}"#),
@@ -37,7 +38,7 @@ impl Service {
                 response("text/plain; version=0.0.4; charset=utf-8", Body::full(self.node.metrics().encode()))
             }
             Page::OpenApi => {
-                let document = OPENAPI.replace(VERSION_MARK, node.version);
+                let document = OPENAPI.replace(VERSION_MARK, node.info().version);
                 response("application/json", Body::full(document))
             }
             Page::Peers => response("application/json", Body::full(self.node.peers().to_json())),
@@ -64,7 +65,7 @@ fn text(content_type: &'static str, text: &'static str) -> Response<Body> {
     response(content_type, Body::full(text))
 }
 
-fn response(content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn response(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -120,6 +121,8 @@ mod tests {
             "/readyz",
             "/metrics",
             "/openapi.json",
+            "/overview",
+            "/subjects",
             "/",
         ] {
             assert!(paths.contains_key(path), "{path} is not described");

@@ -19,6 +19,7 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
+use crate::auth::Connected;
 use crate::handle::{Mailbox, NodeHandle, PendingReply, RequestError, SubscribeError};
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::CountedBy;
@@ -145,9 +146,7 @@ impl Service {
         let body = if head.method == Method::HEAD {
             Body::Empty
         } else {
-            let connected =
-                node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
-            let counted = self.count_stream()?;
+            let (counted, connected) = self.count_reader(node)?;
             let mailbox = open()?;
             let reader = connection.session.reads(mailbox.queue());
             let stream = EventStream::new(mailbox, framing, self.keep_alive);
@@ -167,6 +166,16 @@ impl Service {
         // `Last-Event-ID` is accepted and means nothing yet: ids count the events of one connection.
         headers.insert("waymeet-event-ids", HeaderValue::from_static("connection"));
         Ok(response)
+    }
+
+    /// One of the node's streams of events, and one of its user's sessions.
+    pub(super) fn count_reader(
+        &self,
+        node: &NodeHandle,
+    ) -> Result<(SessionGuard, Option<Connected>), Problem> {
+        let connected =
+            node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
+        Ok((self.count_stream()?, connected))
     }
 
     /// One of the node's streams of events.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
-use crate::monitor::{Question, QuestionError};
+use crate::console::{self, MAX_LEVELS};
+use crate::monitor::{self, QuestionError};
 use crate::sessions::{Query, QueryError};
 
 /// The longest queue group name, in bytes.
@@ -31,12 +32,16 @@ pub(super) enum Target<'a> {
     /// What becomes of the messages on these filters.
     Trace(Vec<SubjectFilter>),
     Page(Page),
+    /// What the console shows at a glance.
+    Overview,
+    /// Parts of the tree of subjects.
+    Subjects(console::Question),
     /// The list of sessions.
     Sessions(Query),
     /// One of them.
     Session(u64),
     /// What nats-server's monitoring port answers.
-    Monitor(Question),
+    Monitor(monitor::Question),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -129,11 +134,13 @@ impl<'a> Target<'a> {
             Resource::Subscribe(filter) => subscription(filter, query),
             Resource::Other(name) if name == "login" => Ok(Self::Login),
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
+            Resource::Other(name) if name == "overview" => Ok(Self::Overview),
+            Resource::Other(name) if name == "subjects" => Ok(Self::Subjects(subjects_question(query)?)),
             Resource::Other(name) if name == "sessions" => Ok(Self::Sessions(sessions_query(query)?)),
             Resource::Other(name) if name.starts_with("sessions/") => {
                 session_number(&name).map(Self::Session)
             }
-            Resource::Other(name) => match Question::from_name(&name) {
+            Resource::Other(name) => match monitor::Question::from_name(&name) {
                 Some(question) => monitor_question(question, query).map(Self::Monitor),
                 None => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
             },
@@ -150,6 +157,8 @@ impl<'a> Target<'a> {
             Self::Subscribe { .. }
             | Self::Trace(_)
             | Self::Page(_)
+            | Self::Overview
+            | Self::Subjects(_)
             | Self::Sessions(_)
             | Self::Monitor(_) => "GET, HEAD, OPTIONS",
         }
@@ -221,6 +230,18 @@ fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Ta
     Ok(Target::Subscribe { filters, queue })
 }
 
+fn subjects_question(query: Option<&str>) -> Result<console::Question, TargetError> {
+    let mut question = console::Question::default();
+    for (name, value) in parameters(query) {
+        match &*name? {
+            "under" if question.under.len() < MAX_LEVELS => question.under.push(value?.into_owned()),
+            "search" => question.search = value?.into_owned(),
+            _ => {}
+        }
+    }
+    Ok(question)
+}
+
 /// Of a parameter that is given twice the last one counts.
 fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
     let mut asked = Query::default();
@@ -230,7 +251,10 @@ fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
     Ok(asked)
 }
 
-fn monitor_question(mut question: Question, query: Option<&str>) -> Result<Question, TargetError> {
+fn monitor_question(
+    mut question: monitor::Question,
+    query: Option<&str>,
+) -> Result<monitor::Question, TargetError> {
     for (name, value) in parameters(query) {
         question.set(&name?, &value?)?;
     }

@@ -1,7 +1,7 @@
 //! Whether anything is to be looked at in each message before it is routed.
 //!
 //! Owns one number, which publishers read for every message: while it is 0, that load and its comparison are all that
-//! draining and tracing cost. It must not know what the bits lead to.
+//! draining, tracing and the census of subjects cost. It must not know what the bits lead to.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,6 +11,8 @@ pub(crate) const DRAINING: u8 = 1;
 pub(crate) const READERS: u8 = 2;
 /// Traced requests wait for their answers.
 pub(crate) const REQUESTS: u8 = 4;
+/// Somebody wants to know how many messages there are on which subject.
+pub(crate) const COUNTING: u8 = 8;
 
 /// Reasons to look.
 #[derive(Debug, Default)]
