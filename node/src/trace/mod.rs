@@ -240,13 +240,15 @@ impl Tracer {
 
     /// Takes what another node tells: JSON, one step a line, and how many steps it could not tell.
     pub(crate) fn take_steps(&self, lines: &[u8], dropped: u64) {
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let Some(step) = Step::from_json(line) else { continue };
-            let message = step.details.request.unwrap_or(step.message);
-            let audiences = self.asked.lock().audiences(message).to_vec();
+        let asked_about = |step: &Step| step.details.request.unwrap_or(step.message);
+        let steps: Vec<Step> = lines.split(|byte| *byte == b'\n').filter_map(Step::from_json).collect();
+        // What happened together is told together, so that nobody takes a part of it for all there is.
+        for steps in steps.chunk_by(|a, b| asked_about(a) == asked_about(b)) {
+            let message = steps.first().map(asked_about);
+            let audiences = message.map(|message| self.asked.lock().audiences(message).to_vec());
             // Other nodes that asked are told by whoever told this one.
-            let here = audiences.iter().filter(|audience| audience.asker() == Asker::Here);
-            here.for_each(|audience| audience.take(std::slice::from_ref(&step)));
+            let here = audiences.iter().flatten().filter(|audience| audience.asker() == Asker::Here);
+            here.for_each(|audience| audience.take(steps));
         }
         if dropped > 0 {
             self.readers.read().iter().for_each(|reader| reader.skip(dropped, DropReason::Overloaded));

@@ -31,6 +31,8 @@ pub(crate) struct Collector {
 struct Collected {
     steps: Vec<Step>,
     has_gap: bool,
+    /// The message is a request that has been answered.
+    is_answered: bool,
 }
 
 /// What is known.
@@ -45,6 +47,11 @@ pub(crate) struct Explanation {
 impl Collector {
     pub(crate) fn new(is_redacted: bool) -> Self {
         Self { is_redacted, ..Self::default() }
+    }
+
+    /// Says that the request has been answered: whoever asked may learn of that before those who tell.
+    pub(crate) fn expect_answer(&self) {
+        self.collected.lock().is_answered = true;
     }
 
     /// What is known once nothing is outstanding, or after [`WAIT`]. Needs a tokio runtime with time.
@@ -97,7 +104,8 @@ impl Collected {
             What::Forwarded => arrived.contains(&(step.message, step.details.peer.clone())),
             _ => true,
         };
-        !self.has_gap && !self.steps.is_empty() && self.steps.iter().all(is_settled)
+        let has_answer = !self.is_answered || self.steps.iter().any(|step| step.step == What::Answered);
+        has_answer && !self.has_gap && !self.steps.is_empty() && self.steps.iter().all(is_settled)
     }
 }
 
@@ -117,5 +125,41 @@ impl Audience for Collector {
 
     fn skip(&self, _: u64, _: DropReason) {
         self.collected.lock().has_gap = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::step::Details;
+    use waymeet_core::trace::TraceId;
+
+    fn step(message: u8, what: What, details: Details) -> Step {
+        Step {
+            trace: TraceId::new([1; 16]).unwrap(),
+            message: SpanId::new([message; 8]).unwrap(),
+            at: String::new(),
+            node: "hall".to_owned(),
+            name: String::new(),
+            step: what,
+            subject: "a".to_owned(),
+            details,
+        }
+    }
+
+    #[test]
+    fn an_answered_request_is_outstanding_until_its_answer_is_told() {
+        let collector = Collector::default();
+        let first = || Details { delivery: Some(1), ..Details::default() };
+        assert!(collector.now().partial, "nothing is told yet");
+        collector.take(&[step(1, What::Accepted, Details::default()), step(1, What::Matched, first())]);
+        assert!(collector.now().partial);
+        collector.take(&[step(1, What::Delivered, first())]);
+        assert!(!collector.now().partial);
+        collector.expect_answer();
+        assert!(collector.now().partial);
+        let request = SpanId::new([1; 8]);
+        collector.take(&[step(2, What::Answered, Details { request, ..Details::default() })]);
+        assert!(!collector.now().partial);
     }
 }

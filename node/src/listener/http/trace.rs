@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::Response;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use waymeet_core::{Subject, SubjectFilter};
 
@@ -78,6 +78,7 @@ impl Service {
         };
         match answered {
             Ok(mut response) => {
+                collector.expect_answer();
                 let explanation = collector.explain().await;
                 append(&explanation, response.headers_mut());
                 Ok(response)
@@ -109,12 +110,12 @@ fn append(explanation: &Explanation, headers: &mut HeaderMap) {
         bytes += text.len();
         let value = HeaderValue::from_str(&text).ok().filter(|_| bytes <= MAX_HEAD_BYTES);
         let Some(value) = value else { break };
-        headers.append(HeaderName::from_static(TRACE), value);
+        headers.append(TRACE, value);
         told += 1;
     }
     let is_partial = explanation.partial || told < explanation.trace.len();
     let value = HeaderValue::from_static(if is_partial { "true" } else { "false" });
-    headers.insert(HeaderName::from_static(TRACE_PARTIAL), value);
+    headers.insert(TRACE_PARTIAL, value);
 }
 
 /// JSON in ASCII, which is what the value of a header is (RFC 9110, section 5.5). Outside strings JSON has nothing else.
