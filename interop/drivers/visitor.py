@@ -23,7 +23,7 @@ class Visitor(Agent):
 
     async def does(self, op, **fields):
         """One of the program's operations."""
-        return await self._call(op, patience_s=40, **fields)
+        return await self._call(op, patience_s=60, **fields)
 
     async def evaluates(self, expression):
         """What an expression says in the page."""

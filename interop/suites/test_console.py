@@ -193,8 +193,8 @@ async def test_very_many_subjects(nodes, visitor):
         for number in range(100_000):
             await teller.publish(f"many.{number % 400}.{number}", b"")
             if number % 10_000 == 0:
-                await teller.flush(20)
-        await teller.flush(20)
+                await teller.flush(30)
+        await teller.flush(30)
         count = "Number(document.querySelector('.tall [role=status]').textContent.replaceAll(',', '').match(/\\d+/)?.[0])"
         await visitor.does("until", expression=f"{count} >= 100000")
         await visitor.does("click", selector="[data-subject=many]")
@@ -209,17 +209,17 @@ async def test_publishing_asking_and_subscribing_by_hand(nodes, visitor):
     async with nats_py(node) as neighbour:
         heard = await neighbour.subscribe("by.hand")
         answered = await neighbour.subscribe("what.time")
-        await neighbour.flush(5)
+        await neighbour.flush(30)
         await show(visitor, node, "messages")
         await visitor.does("fill", selector="#publish [name=subject]", value="by.hand")
         await visitor.does("fill", selector="#publish [name=payload]", value="hello, ä")
         await visitor.does("click", selector="#publish .primary")
-        assert (await heard.next_msg(5)).data == "hello, ä".encode()
+        assert (await heard.next_msg(30)).data == "hello, ä".encode()
         await visitor.does("waits", selector="#publish .done", text="202")
         await visitor.does("click", selector="[data-verb=request]")
         await visitor.does("fill", selector="#request [name=subject]", value="what.time")
         await visitor.does("click", selector="#request .primary")
-        await (await answered.next_msg(5)).respond(b'{"time":"noon"}')
+        await (await answered.next_msg(30)).respond(b'{"time":"noon"}')
         await visitor.does("waits", selector="#request .result", text='"time": "noon"')
         await visitor.does("fill", selector="#subscribe [name=filter]", value="news.*")
         await visitor.does("click", selector="#subscribe .primary")
@@ -279,7 +279,7 @@ async def test_a_slow_subscriber_is_named_and_can_be_disconnected(nodes, visitor
         # More than the sockets hold, and less than the outbox does.
         for _ in range(24):
             await teller.publish("flood", b"x" * (1 << 20))
-            await teller.flush(20)
+            await teller.flush(30)
         await show(visitor, node)
         await visitor.does("waits", selector="#slow", text="sloth")
         await picture(visitor, "slow")
@@ -289,7 +289,7 @@ async def test_a_slow_subscriber_is_named_and_can_be_disconnected(nodes, visitor
         await visitor.does("click", selector="#disconnect-now")
         await visitor.does("waits", selector="#session-notice", text="sloth")
         await visitor.does("until", expression="!document.querySelector('#sessions tbody').textContent.includes('sloth')")
-        await asyncio.wait_for(sloth.rest(), 20)
+        await asyncio.wait_for(sloth.rest(), 30)
     await sloth.close()
 
 
@@ -297,7 +297,7 @@ async def test_everything_by_keyboard_alone(nodes, visitor):
     node = nodes[0]
     async with nats_py(node) as neighbour:
         heard = await neighbour.subscribe("typed.>")
-        await neighbour.flush(5)
+        await neighbour.flush(30)
         await show(visitor, node)
         await visitor.does("tabsTo", selector="nav a[href='#messages']")
         await visitor.does("press", keys=["Enter"])
@@ -310,7 +310,7 @@ async def test_everything_by_keyboard_alone(nodes, visitor):
         await visitor.does("press", keys=["Control+a"])
         await visitor.does("types", text="typed.out")
         await visitor.does("press", keys=["Enter"])
-        assert (await heard.next_msg(5)).subject == "typed.out"
+        assert (await heard.next_msg(30)).subject == "typed.out"
         await neighbour.publish("typed.back", b"for the keyboard")
         await visitor.does("waits", selector="#messages", text="for the keyboard")
         await visitor.does("tabsTo", selector="#messages .message")

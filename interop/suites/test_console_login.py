@@ -101,7 +101,7 @@ async def test_a_user_sees_in_the_console_what_it_may(node, visitor):
         await visitor.does("waits", selector=".tall [role=status]", text="subjects")
         for subject in ("other.a", "demo.a"):
             await ada.publish(subject, b"")
-        await ada.flush(5)
+        await ada.flush(30)
         await visitor.does("until", expression="!!document.querySelector('[data-subject=demo]')")
         assert not await visitor.evaluates("!!document.querySelector('[data-subject=other]')")
         await visitor.does("open", url=f"{node.http}/#sessions")
@@ -126,7 +126,7 @@ async def test_pages_elsewhere_can_do_nothing_with_the_login(node, visitor):
     port = page.url.rsplit(":", 1)[1]
     async with nats_py(node, user="ada", password=PASSWORD) as witness:
         heard = await witness.subscribe(">")
-        await witness.flush(5)
+        await witness.flush(30)
         for origin in (page.url, f"http://evil.example:{port}"):
             await visitor.does("open", url=origin)
             for options in (
@@ -146,7 +146,7 @@ async def test_pages_elsewhere_can_do_nothing_with_the_login(node, visitor):
             forged = {"user": "ada", "password": PASSWORD}
             assert (await visitor.does("post", url=f"{node.http}/login", fields=forged))["status"] == 403
         await witness.publish("end", b"")
-        assert (await heard.next_msg(5)).subject == "end", "nothing was published"
+        assert (await heard.next_msg(30)).subject == "end", "nothing was published"
     page.stop()
 
 

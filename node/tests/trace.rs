@@ -71,15 +71,22 @@ async fn a_receipt_says_what_became_of_the_message() {
     let node = start("").await;
     let mut nats = Client::connect(&node, "SUB a.b 1\r\n");
     let parent = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
-    let answer = send(&node, request("POST", "/pub/a/b", &[ASKING, parent], b"x")).await;
-    assert_eq!(answer.status, 202);
-    let receipt = answer.json();
+    let mut receipt = Value::Null;
+    // On a machine that stands still for 250 ms a step is outstanding, as the receipt says.
+    for _ in 0..100 {
+        let answer = send(&node, request("POST", "/pub/a/b", &[ASKING, parent], b"x")).await;
+        assert_eq!(answer.status, 202);
+        receipt = answer.json();
+        nats.next_text();
+        if receipt["partial"] == false {
+            break;
+        }
+    }
     assert_eq!((&receipt["delivered"], &receipt["partial"]), (&1.into(), &false.into()));
     let steps = receipt["trace"].as_array().expect("steps");
     assert_eq!(names(steps), ["accepted", "matched", "delivered"]);
     assert_eq!(steps[0]["trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(steps[0]["listener"], "http");
-    nats.next_text();
     let plain = send(&node, request("POST", "/pub/a/b", &[], b"x")).await.json();
     assert!(plain.get("trace").is_none());
     // One whose subscriber takes its time.
@@ -94,7 +101,13 @@ async fn a_receipt_says_what_became_of_the_message() {
 async fn the_head_of_an_answer_says_who_gave_it() {
     let node = start("").await;
     serve(&node.handle(), "ask.*", &[("Waymeet-Trace", "a lie")]);
-    let answer = send(&node, request("POST", "/req/ask/日本", &[ASKING], b"hi")).await;
+    let mut answer = send(&node, request("POST", "/req/ask/日本", &[ASKING], b"hi")).await;
+    for _ in 0..100 {
+        if answer.headers["waymeet-trace-partial"] == "false" {
+            break;
+        }
+        answer = send(&node, request("POST", "/req/ask/日本", &[ASKING], b"hi")).await;
+    }
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b"HI"[..]));
     assert_eq!(answer.headers["waymeet-trace-partial"], "false");
     let lines = answer.headers.get_all("waymeet-trace").iter().map(|line| line.to_str().unwrap());

@@ -17,7 +17,7 @@ use crate::exchange::Exchange;
 use crate::publisher::Count;
 
 /// How long publishers count on after the last question.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(30);
 /// Counts are taken from publishers at most this often.
 const STEP: Duration = Duration::from_millis(950);
 /// Rates are means over so many steps.

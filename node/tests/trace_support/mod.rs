@@ -9,7 +9,7 @@ use waymeet::{Item, Listener, Mailbox, MailboxLimits, Node};
 use waymeet_core::{Filter, SubjectFilter};
 
 /// A bound for what must happen; never a wait for what may.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A reader of traces in the program that embeds the node.
 pub struct Trail(Mailbox);

@@ -58,11 +58,11 @@ const REFUSED_KEYS: [&str; 8] =
     ["api-key", "access-key", "secret-key", "private-key", "app-key", "auth-key", "master-key", "admin-key"];
 
 /// Between a client and this node: an answer must not bring an explanation of its own.
-const OWN: [&str; 2] = [TRACE, TRACE_PARTIAL];
+const OWN: [&str; 2] = ["waymeet-trace", "waymeet-trace-partial"];
 /// Asks for an explanation, and gives it (docs/trace.md).
-pub(super) const TRACE: &str = "waymeet-trace";
+pub(super) const TRACE: HeaderName = HeaderName::from_static(OWN[0]);
 /// Whether some of it is outstanding.
-pub(super) const TRACE_PARTIAL: &str = "waymeet-trace-partial";
+pub(super) const TRACE_PARTIAL: HeaderName = HeaderName::from_static(OWN[1]);
 
 /// Whether a header crosses. `name` is in lower case.
 pub(crate) fn crosses(name: &str) -> bool {

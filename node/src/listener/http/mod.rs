@@ -300,9 +300,10 @@ impl Service {
                 self.subscribe(node, connection, head, filters, queue.as_deref())
             }
             Target::Trace(filters) if get => self.trace(node, connection, head, filters),
-            Target::Sessions(query) if get => self.sessions(node, query.clone()).await,
-            Target::Monitor(question) if get => self.monitor(node, question.clone()).await,
-            Target::Session(id) if get => self.session(node, *id).await,
+            // Apart for the same reason.
+            Target::Sessions(query) if get => Box::pin(self.sessions(node, query.clone())).await,
+            Target::Monitor(question) if get => Box::pin(self.monitor(node, question.clone())).await,
+            Target::Session(id) if get => Box::pin(self.session(node, *id)).await,
             Target::Session(id) if head.method == Method::DELETE => self.disconnect(node, connection, *id),
             Target::Page(page) if get => {
                 self.check_page(*page, &node.user)?;
@@ -314,7 +315,7 @@ impl Service {
             }
             Target::Subjects(question) if get => {
                 self.check_page(Page::Console, &node.user)?;
-                self.subjects(node, question).await
+                Box::pin(self.subjects(node, question)).await
             }
             _ => Err(Problem::method_not_allowed(target.allow())),
         }
