@@ -16,6 +16,7 @@ mod sim;
 mod terminal;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{console, fetch, shell, terminal, tidy};
+use crate::{console, fetch, shell, terminal, tidy, tools};
 
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
@@ -106,8 +106,12 @@ fn readme() -> Result<()> {
     Ok(())
 }
 
-/// Runs the terminal blocks of README in Chinese, and of every page of the book.
+/// Makes the book, and runs the terminal blocks of README in Chinese and of every page of it.
 fn book() -> Result<()> {
+    let made = shell::target().join("book");
+    shell::run(
+        Command::new(tools::MDBOOK.find()?).arg("build").arg("--dest-dir").arg(made).arg(shell::root()),
+    )?;
     build_node()?;
     let folder = shell::root().join("docs");
     let mut pages = vec![shell::root().join("README.zh-CN.md")];
