@@ -102,7 +102,10 @@ impl HeaderMap {
         if value.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f) {
             return Err(HeaderError::Value);
         }
+        let added = name.len() + value.len() + b": \r\n".len();
         if self.0.is_empty() {
+            // Room for the whole block of a message with one header, which is the usual one.
+            self.0.reserve_exact(VERSION_LINE.len() + b"\r\n".len() + added + b"\r\n".len());
             self.0.extend_from_slice(VERSION_LINE);
             self.0.extend_from_slice(b"\r\n");
         } else {

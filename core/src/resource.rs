@@ -32,6 +32,15 @@ pub enum Resource {
 pub struct OwnedSubject(Box<str>);
 
 impl OwnedSubject {
+    /// Takes a text that is a subject.
+    ///
+    /// # Errors
+    /// Says which rule of the grammar the text breaks.
+    pub fn new(text: String) -> Result<Self, SubjectError> {
+        Subject::new(&text)?;
+        Ok(Self(text.into_boxed_str()))
+    }
+
     /// The subject, borrowed.
     #[must_use]
     pub fn as_subject(&self) -> Subject<'_> {
@@ -114,7 +123,7 @@ pub fn timeout_from_text(text: &str) -> Result<Duration, ResourceError> {
 }
 
 fn subject_from_segments<S: AsRef<str>>(segments: &[S]) -> Result<OwnedSubject, ResourceError> {
-    Ok(OwnedSubject::from(Subject::new(&join(segments))?))
+    Ok(OwnedSubject::new(join(segments))?)
 }
 
 fn join<S: AsRef<str>>(segments: &[S]) -> String {

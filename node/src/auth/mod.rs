@@ -170,6 +170,12 @@ impl Auth {
         self.directory.read().is_asked()
     }
 
+    /// Who every client is, where none is asked who it is.
+    pub(crate) fn everybody(&self) -> Option<Who> {
+        let directory = self.directory.read();
+        if directory.is_asked() { None } else { directory.nobody() }
+    }
+
     /// Who a client without credentials is.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 use waymeet_core::{Subject, SubjectFilter};
 
@@ -94,14 +95,14 @@ impl Replies {
             return Err(TooManyRequests);
         }
         let token = loop {
-            let token = rand::random();
-            if !waiting.contains_key(&token) {
+            if let Entry::Vacant(place) = waiting.entry(rand::random()) {
+                let token = *place.key();
+                // The clock costs as much as the table, so that only some pay for it.
+                let sent = (token % TIMED_ONE_IN == 0).then(Instant::now);
+                place.insert((request, sent));
                 break token;
             }
         };
-        // The clock costs as much as the table, so that only some pay for it.
-        let sent = (token % TIMED_ONE_IN == 0).then(Instant::now);
-        waiting.insert(token, (request, sent));
         drop(waiting);
         Ok(Place { replies: self.clone(), token })
     }

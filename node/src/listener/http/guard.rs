@@ -86,18 +86,46 @@ pub(super) struct Admission {
     varies: bool,
 }
 
-/// Decides about one request. `local` is the address at which its connection was accepted and `bound` the
-/// one that the listener was bound to.
+/// The address that a listener was bound to.
+#[derive(Debug)]
+pub(super) struct Bound {
+    ip: IpAddr,
+    /// The address and the port, as a client writes them that was given just these.
+    text: String,
+}
+
+impl Bound {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), text: address.to_string() }
+    }
+
+    /// Whether a request names this address as it stands, and is no web page's: what most programs send. It is what
+    /// [`admit`] would let pass, told without reading an address.
+    fn is_named_plainly(&self, head: &Parts) -> bool {
+        let mut hosts = head.headers.get_all(HOST).iter();
+        hosts.next().is_some_and(|host| host.as_bytes() == self.text.as_bytes())
+            && hosts.next().is_none()
+            && head.uri.authority().is_none()
+            && !head.headers.contains_key(ORIGIN)
+            && !head.headers.contains_key(SEC_FETCH_SITE)
+    }
+}
+
+/// Decides about one request. `local` is the address at which its connection was accepted.
 pub(super) fn admit(
     head: &Parts,
     local: SocketAddr,
-    bound: SocketAddr,
+    bound: &Bound,
     allowed: &AllowedOrigins,
 ) -> Result<Admission, Refusal> {
+    let without_page = Admission { origin: None, varies: !allowed.0.is_empty() };
+    if bound.is_named_plainly(head) {
+        return Ok(without_page);
+    }
     let host = host(head)?;
     if let Some(host) = host
         && local.ip().to_canonical().is_loopback()
-        && !is_loopback_name(host.host, bound.ip())
+        && !is_loopback_name(host.host, bound.ip)
         && !allowed.has_host(host.host)
     {
         return Err(Refusal::UnexpectedHost);
@@ -120,7 +148,7 @@ pub(super) fn admit(
     if head.headers.get_all(SEC_FETCH_SITE).iter().any(from_elsewhere) {
         return Err(Refusal::CrossSite);
     }
-    Ok(Admission { origin: None, varies: !allowed.0.is_empty() })
+    Ok(without_page)
 }
 
 impl Admission {
@@ -286,7 +314,7 @@ mod tests {
     fn check(bound: &str, allowed: &[&str], fields: &[(&str, &str)]) -> Result<Admission, Refusal> {
         let address: SocketAddr = bound.parse().unwrap();
         let allowed = AllowedOrigins::parse(allowed).unwrap();
-        admit(&head("/pub/a", Version::HTTP_11, fields), address, address, &allowed)
+        admit(&head("/pub/a", Version::HTTP_11, fields), address, &Bound::new(address), &allowed)
     }
 
     #[test]
@@ -328,9 +356,9 @@ mod tests {
         assert!(check("192.168.0.7:8080", &[], &[("host", "broker.corp:8080")]).is_ok());
         // Through loopback, a node that is bound to every address is as strict as any other.
         let allowed = AllowedOrigins::default();
-        let (local, bound) = (LOOPBACK.parse().unwrap(), "0.0.0.0:8080".parse().unwrap());
+        let (local, bound) = (LOOPBACK.parse().unwrap(), Bound::new("0.0.0.0:8080".parse().unwrap()));
         let through_loopback =
-            |host| admit(&head("/", Version::HTTP_11, &[("host", host)]), local, bound, &allowed);
+            |host| admit(&head("/", Version::HTTP_11, &[("host", host)]), local, &bound, &allowed);
         assert_eq!(through_loopback("evil.example"), Err(Refusal::UnexpectedHost));
         assert!(through_loopback("0.0.0.0:8080").is_ok(), "the address that the banner prints");
     }
@@ -340,7 +368,7 @@ mod tests {
         let local: SocketAddr = LOOPBACK.parse().unwrap();
         let allowed = AllowedOrigins::default();
         let admit = |target, version, fields: &[(&str, &str)]| {
-            admit(&head(target, version, fields), local, local, &allowed).map(|_| ())
+            admit(&head(target, version, fields), local, &Bound::new(local), &allowed).map(|_| ())
         };
         let (v10, v11, v2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
         assert_eq!(admit("/", v11, &[]), Err(Refusal::Host));

@@ -54,7 +54,7 @@ use crate::worker::Workers;
 use body::Body;
 use connection::Protocols;
 use events::EventStream;
-use guard::AllowedOrigins;
+use guard::{AllowedOrigins, Bound};
 use problem::Problem;
 use pulse::Pulse;
 use target::{Page, Target};
@@ -91,9 +91,9 @@ pub(crate) async fn serve(
 /// What all connections of a listener share.
 struct Service {
     node: NodeHandle,
-    bound: SocketAddr,
+    bound: Bound,
     /// As of the last reload.
-    allowed_origins: RwLock<Arc<AllowedOrigins>>,
+    allowed_origins: RwLock<AllowedOrigins>,
     limits: Limits,
     keep_alive: Duration,
     protocols: Protocols,
@@ -116,7 +116,7 @@ struct Connection {
 impl Service {
     fn new(node: NodeHandle, bound: SocketAddr) -> Self {
         let config = node.config();
-        let allowed_origins = RwLock::new(Arc::new(read_origins(&config)));
+        let (bound, allowed_origins) = (Bound::new(bound), RwLock::new(read_origins(&config)));
         let limits = config.limits.clone();
         let protocols = Protocols::new(&limits.http);
         let keep_alive = config.listeners.http.keep_alive;
@@ -186,8 +186,8 @@ impl Connection {
             return finish(response, &head);
         }
         let service = &*self.service;
-        let allowed_origins = service.allowed_origins.read().clone();
-        let admission = match guard::admit(&head, self.local, service.bound, &allowed_origins) {
+        let admitted = guard::admit(&head, self.local, &service.bound, &service.allowed_origins.read());
+        let admission = match admitted {
             Ok(admission) => admission,
             Err(refusal) => {
                 let session = self.session.id();
@@ -231,7 +231,8 @@ impl Service {
     async fn follow_reloads(self: Arc<Self>) {
         let mut reloads = self.node.shared.auth.reloads();
         while reloads.changed().await.is_ok() {
-            *self.allowed_origins.write() = Arc::new(read_origins(&self.node.config()));
+            let origins = read_origins(&self.node.config());
+            *self.allowed_origins.write() = origins;
         }
     }
 

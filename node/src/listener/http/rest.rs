@@ -101,6 +101,10 @@ impl Service {
         connection.session.answered(reply.message().size());
         let mut headers = emptied(head);
         let status = reply_head(reply.message().headers, &mut headers);
+        // Nothing that a reply carries makes the answer to a POST one that may be stored (RFC 9111, section 3).
+        if head.method != Method::POST {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         let mut response = Response::new(Body::Full(payload_of(&reply)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -266,7 +270,6 @@ fn reply_head(reply: Headers<'_>, headers: &mut HeaderMap) -> StatusCode {
     crossing::to_http(reply, headers);
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPLY_POLICY));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match reply.get(ERROR_CODE_HEADER) {
         None => StatusCode::OK,
         Some(code) => error_status(code),

@@ -68,7 +68,16 @@ pub(super) enum SubjectText<'a> {
     Owned(OwnedSubject),
 }
 
-impl SubjectText<'_> {
+impl<'a> SubjectText<'a> {
+    /// Reads segments that need no decoding.
+    fn new(segments: &'a str) -> Result<Self, ResourceError> {
+        if segments.bytes().any(|b| b == b'/') {
+            Ok(Self::Owned(OwnedSubject::new(segments.replace('/', "."))?))
+        } else {
+            Ok(Self::Borrowed(Subject::new(segments)?))
+        }
+    }
+
     pub(super) fn as_subject(&self) -> Subject<'_> {
         match self {
             Self::Borrowed(subject) => *subject,
@@ -104,17 +113,13 @@ pub(super) enum TargetError {
 impl<'a> Target<'a> {
     /// Reads a path, which begins with `/`, and what follows the question mark.
     pub(super) fn parse(path: &'a str, query: Option<&str>) -> Result<Self, TargetError> {
-        // Most publications and requests come with the subject written plainly; they cost no allocation.
+        // Most publications and requests come with nothing to decode.
         if let Some(text) = path.strip_prefix("/pub/").filter(|text| is_plain(text)) {
-            let subject = Subject::new(text).map_err(ResourceError::from)?;
-            return Ok(Self::Publish(SubjectText::Borrowed(subject)));
+            return Ok(Self::Publish(SubjectText::new(text)?));
         }
         if let Some(text) = path.strip_prefix("/req/").filter(|text| is_plain(text)) {
-            let subject = Subject::new(text).map_err(ResourceError::from)?;
-            return Ok(Self::Request {
-                subject: SubjectText::Borrowed(subject),
-                timeout: timeout_from_query(query)?,
-            });
+            let (subject, timeout) = (SubjectText::new(text)?, timeout_from_query(query)?);
+            return Ok(Self::Request { subject, timeout });
         }
         let mut segments = segments(path)?;
         if segments.first().is_some_and(|verb| verb == "trace") {
@@ -192,9 +197,9 @@ impl Page {
     }
 }
 
-/// Whether the text is one segment that decodes to itself.
+/// Whether the text decodes to itself.
 fn is_plain(text: &str) -> bool {
-    !text.bytes().any(|b| b == b'/' || b == b'%')
+    !text.bytes().any(|b| b == b'%')
 }
 
 /// Splits first and decodes then, so that an encoded slash is part of a token.
