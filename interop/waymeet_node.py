@@ -15,7 +15,7 @@ from drivers.process import Child
 from page import Page
 
 # A debug build on a busy machine of two cores; a healthy start takes well under a second.
-START_PATIENCE_S = 15.0
+START_PATIENCE_S = 30.0
 ADDRESSES = {
     "nats": re.compile(r"\b(?:nats|tls)://((?:127\.0\.0\.1|\[::1\]):\d+)"),
     "coap": re.compile(r"\bcoap://((?:127\.0\.0\.1|\[::1\]):\d+)"),
@@ -89,7 +89,7 @@ class Server:
             await asyncio.wait({waiting, exited}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
 
-    async def says(self, text, patience_s=5.0):
+    async def says(self, text, patience_s=30.0):
         """Waits until the log has `text`."""
 
         async def wait():
@@ -104,7 +104,7 @@ class Server:
 
     async def stop(self, keep_log_as=None):
         """Ends the server as an operator would; returns its exit code."""
-        code = await self.child.stop(signal.SIGTERM, patience_s=10)
+        code = await self.child.stop(signal.SIGTERM, patience_s=30)
         if keep_log_as:
             keep_log_as.parent.mkdir(parents=True, exist_ok=True)
             keep_log_as.write_text(self.log + "\n")
@@ -182,12 +182,17 @@ class NatsServer(Server):
 
     async def start(self, config=""):
         path = self.directory / "nats.conf"
-        path.write_text('listen: "127.0.0.1:-1"\nwebsocket { listen: "127.0.0.1:-1", no_tls: true }\n')
+        path.write_text(
+            'listen: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'
+            'websocket { listen: "127.0.0.1:-1", no_tls: true }\n'
+        )
         await self.spawn([self.reference, "-c", str(path)], lambda log: "Server is ready" in log)
         port = re.search(r"client connections on 127\.0\.0\.1:(\d+)", self.log)[1]
         self.nats = f"nats://127.0.0.1:{port}"
         port = re.search(r"websocket clients on ws://127\.0\.0\.1:(\d+)", self.log)[1]
         self.websocket = f"ws://127.0.0.1:{port}"
+        port = re.search(r"http monitor on 127\.0\.0\.1:(\d+)", self.log)[1]
+        self.monitor = f"http://127.0.0.1:{port}"
         self._page = await Page.start()
         self.page = self._page.url
         return self

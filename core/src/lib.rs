@@ -20,6 +20,7 @@ pub mod rate;
 pub mod resource;
 pub mod router;
 pub mod subject;
+pub mod trace;
 pub mod websocket;
 
 pub use headers::{HeaderError, HeaderMap, Headers};

@@ -290,7 +290,8 @@ fn credit_comes_back_in_quarters_of_the_window() {
     let message = Message::new(Subject::new("t").unwrap(), &[0; 1_000]);
     let mut bytes = Vec::new();
     let mut send = |attack: &mut Attack, sequence| {
-        let head = Head { sequence, origin: None, hops: 0, target: None, asked: 0, assignments: &[] };
+        let head =
+            Head { sequence, origin: None, hops: 0, target: None, asked: 0, assignments: &[], trace: None };
         bytes.clear();
         head.encode(&message, &mut bytes);
         attack.send_bytes(&bytes);
@@ -310,7 +311,7 @@ fn messages_of_invented_origins_and_repeated_ones_reach_nobody() {
     attack.victim.subscribe(attack.now, Filter::EVERYTHING, None);
     let message = Message::new(Subject::new("t").unwrap(), b"x");
     for (origin, sequence) in [(None, 5), (None, 5), (Some(Tag(99)), 6), (None, 5)] {
-        let head = Head { sequence, origin, hops: 0, target: None, asked: 0, assignments: &[] };
+        let head = Head { sequence, origin, hops: 0, target: None, asked: 0, assignments: &[], trace: None };
         let mut bytes = Vec::new();
         head.encode(&message, &mut bytes);
         attack.send_bytes(&bytes);

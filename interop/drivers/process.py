@@ -9,7 +9,7 @@ import os
 import signal
 
 
-async def run(*argv, stdin=b"", patience_s=15.0, env=None):
+async def run(*argv, stdin=b"", patience_s=30.0, env=None):
     """Runs a command to its end; returns its exit code, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         *argv,

@@ -1,13 +1,10 @@
 """The console with users, in a real browser: logging in, what a user with few permissions sees, and what pages elsewhere
 can do to somebody who is logged in."""
 
-import itertools
-
 import pytest
 import pytest_asyncio
 
-from drivers.agent import JS, Agent
-from drivers.process import Child
+from drivers.visitor import Visitor
 from identities import PASSWORD, hash_of, nats_py
 from page import Page
 from waymeet_node import Waymeet
@@ -30,22 +27,6 @@ subscribe = {{ allow = [] }}
 """
 
 
-class Visitor(Agent):
-    """A person with a browser of their own."""
-
-    name = "visitor"
-
-    async def open(self, node):
-        self._ids, self._waiting, self._subscriptions, self._said = itertools.count(1), {}, {}, []
-        self.child = await Child.start("node", str(JS / "visitor.mjs"), stdin=True)
-        self.child.on_line(self.child.process.stdout, self._on_line, self._on_end)
-        self.child.on_line(self.child.process.stderr, self._said.append)
-        return self
-
-    async def does(self, op, **fields):
-        return await self._call(op, patience_s=30, **fields)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def node(pytestconfig):
     node = Waymeet(pytestconfig.getoption("--binary"))
@@ -58,7 +39,7 @@ async def node(pytestconfig):
 async def visitor(node, pytestconfig):
     if "ws-browser" in pytestconfig.getoption("--without"):
         pytest.skip("there is no browser here")
-    visitor = await Visitor().open(node)
+    visitor = await Visitor().open()
     yield visitor
     await visitor.close()
 
@@ -101,10 +82,33 @@ async def test_a_user_with_few_permissions(node, visitor):
         ("/sub/**", {}, 403),
         ("/metrics", {}, 403),
         ("/peers", {}, 403),
+        ("/overview", {"method": "HEAD"}, 200),
         ("/healthz", {}, 200),
     ]:
         answer = await visitor.does("fetch", url=url, options=options)
         assert answer["status"] == status, (url, answer)
+
+
+async def test_a_user_sees_in_the_console_what_it_may(node, visitor):
+    """Its own subjects and sessions; no figures, no listeners, nothing of others."""
+    async with nats_py(node, user="ada", password=PASSWORD, name="ada-s-own") as ada:
+        await log_in(visitor, node, "viewer")
+        await visitor.does("waits", selector="#state", text="live")
+        shown = (await visitor.does("text", selector="body"))["text"]
+        assert "Not shown to you" in shown and node.nats.split("//")[1] not in shown
+        assert not await visitor.evaluates("!!document.querySelector('.figures, #graph, .chart, #listeners')")
+        await visitor.does("open", url=f"{node.http}/#subjects")
+        await visitor.does("waits", selector=".tall [role=status]", text="subjects")
+        for subject in ("other.a", "demo.a"):
+            await ada.publish(subject, b"")
+        await ada.flush(30)
+        await visitor.does("until", expression="!!document.querySelector('[data-subject=demo]')")
+        assert not await visitor.evaluates("!!document.querySelector('[data-subject=other]')")
+        await visitor.does("open", url=f"{node.http}/#sessions")
+        await visitor.does("waits", selector="#sessions tbody", text="viewer")
+        assert "ada-s-own" not in (await visitor.does("text", selector="#sessions"))["text"]
+        await visitor.does("click", selector="#log-out")
+        await visitor.does("waits", selector="body", text="Log in")
 
 
 async def test_a_user_without_the_console(node, visitor):
@@ -122,7 +126,7 @@ async def test_pages_elsewhere_can_do_nothing_with_the_login(node, visitor):
     port = page.url.rsplit(":", 1)[1]
     async with nats_py(node, user="ada", password=PASSWORD) as witness:
         heard = await witness.subscribe(">")
-        await witness.flush(5)
+        await witness.flush(30)
         for origin in (page.url, f"http://evil.example:{port}"):
             await visitor.does("open", url=origin)
             for options in (
@@ -142,7 +146,7 @@ async def test_pages_elsewhere_can_do_nothing_with_the_login(node, visitor):
             forged = {"user": "ada", "password": PASSWORD}
             assert (await visitor.does("post", url=f"{node.http}/login", fields=forged))["status"] == 403
         await witness.publish("end", b"")
-        assert (await heard.next_msg(5)).subject == "end", "nothing was published"
+        assert (await heard.next_msg(30)).subject == "end", "nothing was published"
     page.stop()
 
 

@@ -7,15 +7,18 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use waymeet_core::message::OwnedMessage;
-use waymeet_core::{Message, envelope};
+use waymeet_core::{Message, Subject, envelope};
 
 use crate::budget::{Held, Tally};
+use crate::trace::Trace;
 
 /// A delivered message, shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Delivery {
     message: OwnedMessage,
     event: OnceLock<Bytes>,
+    /// Somebody asked what becomes of it.
+    trace: Option<Arc<Trace>>,
     /// Its part of the node's memory budget.
     _held: Held,
 }
@@ -27,7 +30,7 @@ const EVENT_SUFFIX: &[u8] = b"\n\n";
 
 impl Delivery {
     pub(crate) fn new(message: &Message<'_>) -> Self {
-        Self { message: message.to_owned(), event: OnceLock::new(), _held: Held::NOTHING }
+        Self { message: message.to_owned(), event: OnceLock::new(), trace: None, _held: Held::NOTHING }
     }
 
     /// As [`Delivery::new`], counted in the node's memory budget as long as somebody has it.
@@ -36,6 +39,28 @@ impl Delivery {
         // The envelope, where it is wanted, is about as long again.
         delivery._held = tally.hold(delivery.memory() + delivery.payload().len());
         delivery
+    }
+
+    /// The same, told to whoever asked about the message.
+    pub(crate) fn traced(mut self, trace: &Arc<Trace>) -> Self {
+        self.trace = Some(trace.clone());
+        self
+    }
+
+    /// A step of a trace, for those who read traces as others read messages. Its event is the step and no envelope.
+    pub(crate) fn of_step(trace: &str, json: &[u8]) -> Option<Self> {
+        let subject = format!("$SYS.TRACE.{trace}");
+        let delivery = Self::new(&Message::new(Subject::new(&subject).ok()?, json));
+        let event = [EVENT_PREFIX, json, EVENT_SUFFIX].concat();
+        // Nobody has asked for the envelope yet.
+        let _ = delivery.event.set(event.into());
+        Some(delivery)
+    }
+
+    /// Who asked what becomes of it.
+    #[inline]
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_deref()
     }
 
     /// The message.
@@ -76,7 +101,6 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use waymeet_core::Subject;
 
     #[test]
     fn the_event_holds_the_envelope() {

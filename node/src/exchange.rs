@@ -3,20 +3,22 @@
 //! Owns the router, its generations and the node-wide limits on subscriptions. It must not deliver
 //! anything; publishers do, from plans that they make of the router's answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use waymeet_core::router::{Generation, Generations, Matches, Router};
 use waymeet_core::{Filter, Subject};
 
+use crate::attention::{Attention, COUNTING, DRAINING};
 use crate::auth::Policies;
 use crate::budget::Budget;
 use crate::config::Limits;
 use crate::interest::Interest;
 use crate::mesh::Hub;
 use crate::metrics::Metrics;
+use crate::publisher::Census;
 use crate::subscription::Subscription;
+use crate::trace::Tracer;
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -32,11 +34,15 @@ pub(crate) struct Exchange {
     pub(crate) interest: Interest,
     /// What publishers may do, by the number that a publication carries.
     pub(crate) policies: Policies,
-    draining: AtomicBool,
+    attention: Arc<Attention>,
+    pub(crate) tracer: Arc<Tracer>,
+    /// Which subjects are published on, while somebody looks.
+    pub(crate) census: Census,
 }
 
 impl Exchange {
     pub(crate) fn new(metrics: Arc<Metrics>, limits: Limits) -> Self {
+        let attention = Arc::<Attention>::default();
         Self {
             router: RwLock::new(Router::default()),
             generations: Arc::default(),
@@ -47,7 +53,9 @@ impl Exchange {
             limits,
             interest: Interest::default(),
             policies: Policies::default(),
-            draining: AtomicBool::new(false),
+            tracer: Arc::new(Tracer::new(attention.clone())),
+            attention,
+            census: Census::default(),
         }
     }
 
@@ -103,6 +111,7 @@ impl Exchange {
         self.interest.subscribed(subscription);
         self.tell_mesh(subscription, 1);
         drop(router);
+        subscription.outbox.count_subscription(1);
         if subscription.is_clients() {
             self.metrics.subscribed();
         }
@@ -120,6 +129,7 @@ impl Exchange {
         self.interest.unsubscribed(subscription);
         self.tell_mesh(subscription, -1);
         drop(router);
+        subscription.outbox.count_subscription(-1);
         if subscription.is_clients() {
             self.metrics.unsubscribed();
         }
@@ -151,11 +161,41 @@ impl Exchange {
         (self.generations.of(class), router.matches(subject))
     }
 
+    /// Subscriptions of clients whose outboxes and filters are those that are meant, `limit` of them at most. Goes through
+    /// all subscriptions of the node, which holds up those who subscribe meanwhile.
+    pub(crate) fn subscriptions_of(
+        &self,
+        is_meant: impl Fn(&Subscription) -> bool,
+        limit: usize,
+    ) -> Vec<Arc<Subscription>> {
+        let router = self.router.read();
+        let fits = |subscription: &&Arc<Subscription>| subscription.is_clients() && is_meant(subscription);
+        router.targets().filter(fits).take(limit).cloned().collect()
+    }
+
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.attention.set(DRAINING);
+    }
+
+    /// Begins to count messages by their subjects, or stops and forgets.
+    pub(crate) fn count_subjects(&self, wanted: bool) {
+        if wanted {
+            // What a publisher added when the last count had just been stopped is none of this one's.
+            self.census.forget();
+            self.attention.set(COUNTING);
+        } else {
+            self.attention.clear(COUNTING);
+            self.census.forget();
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.attention() & DRAINING != 0
+    }
+
+    /// Why messages have to be looked at before they are routed; 0 for no reason.
+    #[inline]
+    pub(crate) fn attention(&self) -> u8 {
+        self.attention.now()
     }
 }

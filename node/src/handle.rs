@@ -4,6 +4,7 @@
 //! listeners there are.
 
 mod request;
+mod trace;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox};
 use crate::publisher::{Origin, Pressed, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
 use crate::subscription::Subscription;
+use crate::trace::{Collector, Reading};
 
 pub use request::RequestError;
 pub(crate) use request::{Asked, PendingReply, outcome};
@@ -31,6 +33,8 @@ pub struct NodeHandle {
     pub(crate) shared: Arc<Shared>,
     /// On whose behalf; nobody's for programs that embed the node, which may do everything.
     pub(crate) user: Who,
+    /// Who is told what becomes of each message that is published with it.
+    pub(crate) asks: Option<Arc<Collector>>,
 }
 
 /// What became of a publication (design, section 6).
@@ -209,7 +213,7 @@ impl NodeHandle {
         let queue = MailboxQueue::new(session, listener, counted_by, limits, budget, metrics);
         let queue = Arc::new(queue);
         self.shared.mailboxes.lock().insert(session, Arc::downgrade(&queue));
-        Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default() }
+        Mailbox { handle: self.clone(), queue, subscriptions: Mutex::default(), reading: None }
     }
 
     /// The limits of a mailbox as the configuration sets them.
@@ -288,7 +292,10 @@ impl NodeHandle {
     ) -> (Verdict, crate::publisher::Outcome) {
         let policy = self.user.as_ref().map(|user| user.policy_id());
         let origin = Origin { listener: from, session: 0, trusted, policy };
-        self.shared.batch(from, |publisher| publisher.publish(origin, &message.into()))
+        self.shared.batch(from, |publisher| match &self.asks {
+            None => publisher.publish(origin, &message.into()),
+            Some(collector) => publisher.publish_asking(origin, &message.into(), collector.clone()),
+        })
     }
 
     fn check(&self, verdict: Verdict) -> Result<(), PublishError> {
@@ -314,6 +321,8 @@ pub struct Mailbox {
     handle: NodeHandle,
     queue: Arc<MailboxQueue>,
     subscriptions: Mutex<Subscriptions>,
+    /// For one that reads traces and no messages.
+    reading: Option<Reading>,
 }
 
 #[derive(Debug, Default)]
@@ -393,9 +402,19 @@ impl Mailbox {
         subscriptions.by_id.get(&id.0).is_none_or(|subscription| subscription.access() != Access::None)
     }
 
-    /// Whether the mailbox was closed because a subscription is no longer permitted, or its user is gone.
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.queue.is_revoked()
+    /// Why the mailbox was closed from outside, in a word: a subscription is no longer permitted, its user is gone, or
+    /// somebody has disconnected it.
+    pub(crate) fn end_reason(&self) -> Option<&'static str> {
+        self.queue.end_reason()
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<MailboxQueue> {
+        &self.queue
+    }
+
+    /// One of the mailbox's subscriptions.
+    pub(crate) fn subscription(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        self.subscriptions.lock().by_id.get(&id.0).cloned()
     }
 
     /// Looks at the permissions again, after a reload.
@@ -411,9 +430,10 @@ impl Mailbox {
             }
         };
         let may = |subscription: &Arc<Subscription>| subscription.access() != Access::None;
+        let is_gone = is_gone || self.reading.as_ref().is_some_and(|reading| !reading.is_permitted());
         if is_gone || !self.subscriptions.lock().by_id.values().all(may) {
             self.end_subscriptions();
-            self.queue.revoke();
+            self.queue.revoke(DropReason::NoPermission.as_str());
         }
     }
 
@@ -450,6 +470,9 @@ impl Mailbox {
     }
 
     fn end_subscriptions(&self) {
+        if let Some(reading) = &self.reading {
+            reading.end();
+        }
         let subscriptions = std::mem::take(&mut self.subscriptions.lock().by_id);
         for subscription in subscriptions.values() {
             self.handle.shared.exchange.unsubscribe(subscription);

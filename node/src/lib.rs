@@ -5,6 +5,7 @@
 // Only `udp::linux` and `udp::poll` have any, with their proofs.
 #![deny(unsafe_code)]
 
+mod attention;
 mod auth;
 mod budget;
 mod buffers;
@@ -22,15 +23,18 @@ mod mesh;
 mod metrics;
 #[doc(hidden)]
 pub mod microbench;
+mod monitor;
 mod node;
 mod outbox;
 mod peers;
 #[doc(hidden)]
 pub mod probe;
 mod publisher;
+mod sessions;
 mod shared;
 mod subscription;
 pub mod tls;
+mod trace;
 #[doc(hidden)]
 pub mod udp;
 mod upstream;

@@ -34,7 +34,9 @@ pub fn start(log: &Log) -> LogControl {
     };
     let registry = tracing_subscriber::registry();
     if text {
-        let colours = std::io::stderr().is_terminal();
+        // https://no-color.org: set, and to anything but nothing.
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colours = std::io::stderr().is_terminal() && !plain;
         let lines = fmt::layer()
             .log_internal_errors(false)
             .with_writer(std::io::stderr)

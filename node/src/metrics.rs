@@ -4,6 +4,8 @@
 //! callers add up a batch and report it once.
 
 mod labels;
+pub(crate) mod process;
+mod reading;
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
+pub(crate) use reading::{Durations, Reading};
 
 /// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
 /// `messages_unmatched`, and once every outbox is empty `deliveries_matched` = `messages_out` + the drops
@@ -32,6 +35,7 @@ pub struct Metrics {
     subscriptions: IntGauge,
     event_streams: IntGauge,
     route_seconds: Histogram,
+    reply_seconds: Histogram,
     associations: IntGauge,
     handshakes: IntGaugeVec,
     handshakes_total: IntCounterVec,
@@ -41,6 +45,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     refused_connections: IntCounterVec,
     accept_failures: IntCounterVec,
+    pub(crate) share: process::Share,
 }
 
 /// The UDP sockets whose kernel is asked what it has dropped, each by a question that is answered `None` when the
@@ -86,6 +91,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
+        describe_process(&registry);
         let by_listener = |name, help| register(&registry, counter_vec(name, help, &["listener"]));
         let messages_in = by_listener("waymeet_messages_in_total", "Messages accepted.");
         let bytes_in =
@@ -138,8 +144,12 @@ impl Metrics {
             |name, help| register(&registry, IntCounter::new(name, help).expect("the name is valid"));
         // From a microsecond to a second: one observation is one read batch, parsed and routed.
         let buckets = prometheus::exponential_buckets(1e-6, 4.0, 11).expect("the bounds are valid");
-        let histogram =
-            HistogramOpts::new("waymeet_route_seconds", "Time to parse and route one read batch.");
+        let histogram = |name: &str, help: &str, buckets| {
+            let options = HistogramOpts::new(name, help).buckets(buckets);
+            register(&registry, Histogram::with_opts(options).expect("the options are valid"))
+        };
+        // From 50 microseconds to 80 seconds.
+        let reply_buckets = prometheus::exponential_buckets(50e-6, 2.0, 21).expect("the bounds are valid");
         Self {
             listeners: listeners.into(),
             matched: counter(
@@ -157,9 +167,15 @@ impl Metrics {
                 IntGauge::new("waymeet_event_streams", "Readers of events over HTTP now.")
                     .expect("the name is valid"),
             ),
-            route_seconds: register(
-                &registry,
-                Histogram::with_opts(histogram.buckets(buckets)).expect("the options are valid"),
+            route_seconds: histogram(
+                "waymeet_route_seconds",
+                "Time to parse and route one read batch.",
+                buckets,
+            ),
+            reply_seconds: histogram(
+                "waymeet_reply_seconds",
+                "Time from a request of HTTP, CoAP, lines, datagrams or the embedded API to its reply. One in four is timed.",
+                reply_buckets,
             ),
             associations: register(
                 &registry,
@@ -205,6 +221,7 @@ impl Metrics {
                     &["limit"],
                 ),
             ),
+            share: process::Share::default(),
             registry,
         }
     }
@@ -344,6 +361,19 @@ impl Metrics {
         (metrics.messages_in.get(), metrics.messages_out.get())
     }
 
+    /// Payload and header bytes accepted, and bytes written, by a listener since the start.
+    #[must_use]
+    pub fn bytes(&self, listener: Listener) -> (u64, u64) {
+        let metrics = &self.listeners[listener.index()];
+        (metrics.bytes_in.get(), metrics.bytes_out.get())
+    }
+
+    /// The sessions of a listener since the start.
+    #[must_use]
+    pub fn sessions_total(&self, listener: Listener) -> u64 {
+        self.listeners[listener.index()].sessions_total.get()
+    }
+
     /// Drops of one reason over all listeners since the start.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
@@ -387,6 +417,10 @@ impl Metrics {
     pub(crate) fn routed(&self, elapsed: std::time::Duration) {
         self.route_seconds.observe(elapsed.as_secs_f64());
     }
+
+    pub(crate) fn replied(&self, elapsed: std::time::Duration) {
+        self.reply_seconds.observe(elapsed.as_secs_f64());
+    }
 }
 
 impl std::fmt::Debug for Sockets {
@@ -403,6 +437,15 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// What every process shows, and which program this is.
+fn describe_process(registry: &Registry) {
+    let process = Box::new(process::ProcessMetrics::new());
+    registry.register(process).expect("every name is registered once");
+    let build = Opts::new("waymeet_build_info", "Always 1; the label says which version runs.");
+    let build = IntGaugeVec::new(build, &["version"]).expect("the name is valid");
+    register(registry, build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }
 
 fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

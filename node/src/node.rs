@@ -179,7 +179,7 @@ impl NodeBuilder {
             started: Instant::now(),
         };
         let shared = Arc::new(Shared::new(config.clone(), info)?);
-        let handle = NodeHandle { shared: shared.clone(), user: None };
+        let handle = NodeHandle { shared: shared.clone(), user: None, asks: None };
         let upstreams = config.http.upstream.iter().map(Upstream::new).collect::<Result<Vec<_>, _>>()?;
         let coap = config.coap.upstream.iter();
         let coap = coap.map(coap_upstream::Upstream::new).collect::<Result<Vec<_>, _>>()?;
@@ -210,6 +210,7 @@ impl NodeBuilder {
         // Watchers see the phase; there may be none yet.
         shared.phase.send_replace(Phase::Serving);
         workers.next().spawn(crate::peers::serve(handle.clone()));
+        workers.next().spawn(crate::console::serve(handle.clone()));
         Ok(Node { handle, workers: Some(workers), mesh, acceptors, _data_dir: self.data_dir })
     }
 }
@@ -282,7 +283,7 @@ impl Node {
         self.acceptors.reload(&config);
         *shared.live_config.write() = Arc::new(config);
         shared.exchange.refresh_all();
-        for wire in shared.wire_sessions.lock().values() {
+        for (_, wire) in shared.sessions.wires() {
             wire.outbox.recheck();
         }
         for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
@@ -297,10 +298,10 @@ impl Node {
     pub async fn drain(mut self) {
         let shared = self.handle.shared.clone();
         shared.phase.send_replace(Phase::Draining);
-        for (session, wire) in shared.wire_sessions.lock().iter() {
+        for (session, wire) in shared.sessions.wires() {
             // Lame duck mode: clients that know of another node go there.
             let ends = (wire.peer, wire.local);
-            let line = nats::info_line(&self.handle, *session, ends, wire.offer, None, true);
+            let line = nats::info_line(&self.handle, session, ends, wire.offer, None, true);
             wire.outbox.send(&line);
             wire.outbox.flush();
         }
@@ -313,8 +314,7 @@ impl Node {
             mailbox.close();
         }
         shared.phase.send_replace(Phase::Stopped);
-        let sessions: Vec<_> = shared.wire_sessions.lock().values().cloned().collect();
-        for wire in sessions {
+        for (_, wire) in shared.sessions.wires() {
             wire.outbox.flush();
             wire.outbox.close(DropReason::Draining);
         }
@@ -349,7 +349,7 @@ impl Drop for Node {
 /// Whether nothing is under way: every outbox is written and no request waits for its reply.
 fn is_idle(shared: &Shared) -> bool {
     shared.in_flight.load(Ordering::Acquire) == 0
-        && shared.wire_sessions.lock().values().all(|wire| wire.outbox.is_drained())
+        && shared.sessions.wires().iter().all(|(_, wire)| wire.outbox.is_drained())
 }
 
 /// Whether somebody is still to be told that the node stops: sessions, and requests without a session.

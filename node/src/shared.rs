@@ -1,6 +1,6 @@
 //! What every part of a running node shares.
 //!
-//! Owns the exchange, the table of replies, the session numbers and the registry of wire sessions, and
+//! Owns the exchange, the table of replies, the session numbers and the table of sessions, and
 //! runs batches on the right thread's publisher. It must not start or stop anything; `node.rs` does.
 
 use std::collections::HashMap;
@@ -14,12 +14,13 @@ use tokio::sync::watch;
 
 use crate::auth::{Addresses, Auth, AuthError};
 use crate::config::Config;
+use crate::console::Console;
 use crate::exchange::Exchange;
 use crate::metrics::{Listener, Metrics};
-use crate::outbox::{MailboxQueue, Outbox, Replies, WireOutbox};
+use crate::outbox::{MailboxQueue, Outbox, Replies};
 use crate::publisher::{Outcome, Publisher};
+use crate::sessions::Sessions;
 use crate::subscription::Subscription;
-use crate::tls::Offer;
 use crate::worker;
 
 /// How far the node's life has come.
@@ -46,16 +47,6 @@ pub struct NodeInfo {
     pub started: Instant,
 }
 
-/// A session that can be written to and closed from outside.
-#[derive(Debug, Clone)]
-pub(crate) struct WireSession {
-    pub(crate) outbox: Arc<WireOutbox>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
-    /// What its INFO says about TLS.
-    pub(crate) offer: Offer,
-}
-
 pub(crate) struct Shared {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) metrics: Arc<Metrics>,
@@ -69,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) info: NodeInfo,
     pub(crate) replies: Arc<Replies>,
     pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) wire_sessions: Mutex<HashMap<u64, WireSession>>,
+    pub(crate) sessions: Arc<Sessions>,
     /// Closed when the node drains, so that their readers come to an end.
     pub(crate) mailboxes: Mutex<HashMap<u64, Weak<MailboxQueue>>>,
     /// Addresses of the listeners, each known once it is bound.
@@ -82,6 +73,7 @@ pub(crate) struct Shared {
     run: String,
     /// Requests whose reply has not come yet, over all listeners.
     pub(crate) in_flight: AtomicU64,
+    pub(crate) console: Arc<Console>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -96,6 +88,7 @@ impl Shared {
     pub(crate) fn new(config: Arc<Config>, info: NodeInfo) -> Result<Self, AuthError> {
         let metrics = Arc::new(Metrics::new());
         let exchange = Arc::new(Exchange::new(metrics.clone(), config.limits.clone()));
+        exchange.tracer.set_node(&info.id, &info.name);
         let auth = Arc::new(Auth::new(&config, &exchange.policies, metrics.clone())?);
         let replies = Arc::new(Replies::new(config.limits.max_requests, metrics.clone()));
         let inbox = Subscription::new(replies.filter(), None, Outbox::Replies(replies.clone()));
@@ -111,13 +104,14 @@ impl Shared {
             info,
             replies,
             phase: watch::Sender::new(Phase::Starting),
-            wire_sessions: Mutex::default(),
+            sessions: Arc::default(),
             mailboxes: Mutex::default(),
             addresses: Mutex::default(),
             last_session: AtomicU64::new(0),
             last_receipt: AtomicU64::new(0),
             run: format!("{:012x}", rand::random::<u64>() >> 16),
             in_flight: AtomicU64::new(0),
+            console: Arc::default(),
         })
     }
 

@@ -83,6 +83,11 @@ impl Subscription {
         self
     }
 
+    /// Whose it is.
+    pub(crate) fn user(&self) -> Option<&User> {
+        self.user.as_deref()
+    }
+
     /// What its user may receive through it, as of the last reload.
     pub(crate) fn access(&self) -> Access {
         self.user.as_ref().map_or(Access::All, |user| self.access_under(&user.policy()))
@@ -154,6 +159,11 @@ impl Subscription {
     pub(crate) fn limit(&self, max: u64) -> bool {
         self.max.store(max, Ordering::Release);
         self.received.load(Ordering::Acquire) >= max
+    }
+
+    /// How many messages it has received.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Counts one message.

@@ -1,17 +1,14 @@
 //! `cargo xtask ci`: what a change must pass.
 //!
-//! Owns the list of checks, and fetches the tool for licences. It must not hold a check that
+//! Owns the list of checks. It must not hold a check that
 //! `cargo xtask test` could run.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{fuzz, shell, test};
+use crate::{fuzz, shell, test, tools};
 
-/// Pinned, so that a new release of the tool cannot fail a change that has nothing to do with it.
-const CARGO_DENY_VERSION: &str = "0.20.2";
 /// How long CI fuzzes each target.
 const FUZZ_SECONDS: u64 = 5;
 /// Packages of ours that are no members of the workspace.
@@ -66,7 +63,7 @@ fn docs() -> Result<()> {
 
 /// Licences, bans and sources always; known vulnerabilities where their database can be had.
 fn licences() -> Result<()> {
-    let deny = cargo_deny()?;
+    let deny = tools::CARGO_DENY.find()?;
     let check = |what: &[&str]| {
         let mut command = Command::new(&deny);
         command
@@ -86,31 +83,4 @@ fn licences() -> Result<()> {
         bail!("advisories:\n{said}");
     }
     Ok(())
-}
-
-/// cargo-deny from the path or from `target/tools`, where it is installed when it is missing. A debug
-/// build, because it is built more often than it has much to do.
-fn cargo_deny() -> Result<PathBuf> {
-    if let Some(found) = shell::find_program(&["cargo-deny"]) {
-        return Ok(found);
-    }
-    let tools = shell::target().join("tools");
-    let program = tools.join("bin").join("cargo-deny");
-    if !program.is_file() {
-        let mut install = shell::cargo();
-        install.args([
-            "install",
-            "cargo-deny",
-            "--quiet",
-            "--locked",
-            "--debug",
-            "--version",
-            CARGO_DENY_VERSION,
-        ]);
-        install.arg("--root").arg(&tools).env("CARGO_TARGET_DIR", tools.join("build"));
-        shell::run(&mut install)?;
-        // A gigabyte that nothing looks at again.
-        let _ = std::fs::remove_dir_all(tools.join("build"));
-    }
-    Ok(program)
 }

@@ -19,6 +19,7 @@ const DEBIAN: &[(&[&str], &str, &[&str])] = &[
     (&["coap-server-notls", "coap-server", "coap-server-openssl"], "libcoap3-bin", &["coap-server"]),
     (&["chromium"], "chromium", &["ws-browser"]),
     (&["nc"], "netcat-openbsd", &["nc"]),
+    (&["promtool"], "prometheus", &["promtool"]),
     (&["logger"], "bsdutils", &["logger"]),
     (&["faketime"], "faketime", &["faketime"]),
     (&["javac"], "default-jdk-headless", &["java"]),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod console;
 mod debian;
 mod fetch;
 mod fuzz;
@@ -15,6 +16,7 @@ mod sim;
 mod terminal;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -22,7 +24,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
-  test [--only NAME]         everything that proves the node: tidy, cargo, interop, readme, examples;
+  test [--only NAME]         everything that proves the node: tidy, cargo, console, interop, readme, book, examples;
                              NAME is one of these or an expression that picks interop tests
   tidy                       the rules of the house that no compiler checks
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations

@@ -61,6 +61,11 @@ pub fn run(markdown: &str) -> Result<usize> {
     Ok(steps.len())
 }
 
+/// Whether a text has terminal blocks.
+pub fn has_commands(markdown: &str) -> bool {
+    !parse(markdown).is_empty()
+}
+
 /// Waits for a child's end; `None` when it was still running after `limit` and has been ended.
 pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;

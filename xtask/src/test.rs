@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{fetch, shell, terminal, tidy};
+use crate::{console, fetch, shell, terminal, tidy, tools};
 
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
@@ -21,8 +21,10 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: &[Step] = &[
     ("tidy", tidy::run),
     ("cargo", cargo_tests),
+    ("console", console::check),
     ("interop", || interop(None)),
     ("readme", readme),
+    ("book", book),
     ("examples", examples),
 ];
 
@@ -101,6 +103,35 @@ fn readme() -> Result<()> {
     let text = fs::read_to_string(&file).context("cannot read README.md")?;
     let count = terminal::run(&text).context("README.md")?;
     println!("README.md: {count} commands did what it says");
+    Ok(())
+}
+
+/// Makes the book, and runs the terminal blocks of README in Chinese and of every page of it.
+fn book() -> Result<()> {
+    let made = shell::target().join("book");
+    shell::run(
+        Command::new(tools::MDBOOK.find()?).arg("build").arg("--dest-dir").arg(made).arg(shell::root()),
+    )?;
+    build_node()?;
+    let folder = shell::root().join("docs");
+    let mut pages = vec![shell::root().join("README.zh-CN.md")];
+    for entry in fs::read_dir(&folder).context("cannot read docs")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    pages.sort();
+    let mut ran = 0;
+    for page in &pages {
+        let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(page).with_context(|| format!("cannot read {name}"))?;
+        if terminal::has_commands(&text) {
+            println!("== {name}");
+            ran += terminal::run(&text).with_context(|| name.clone())?;
+        }
+    }
+    println!("book: {ran} commands did what its pages say");
     Ok(())
 }
 

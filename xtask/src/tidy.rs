@@ -3,9 +3,11 @@
 //! Owns which files are looked at and how findings are reported. The rules themselves are in `rules`,
 //! as functions of a path and a text; nothing here decides what is tidy.
 
+mod book;
 mod rules;
 mod source;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,7 @@ pub fn run() -> Result<()> {
     findings.extend(rules::core_dependencies(&manifest));
     let map = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap_or_default();
     findings.extend(rules::architecture_names(&map, &paths));
+    findings.extend(book::check(&markdown(&root)?, &|path| root.join(path).exists()));
     report(&findings, files.len())
 }
 
@@ -59,6 +62,24 @@ fn report(findings: &[Finding], files: usize) -> Result<()> {
         return Ok(());
     }
     bail!("{} findings", findings.len())
+}
+
+/// The pages for people: those beside the workspace's manifest, and the book's.
+fn markdown(root: &Path) -> Result<BTreeMap<String, String>> {
+    let mut texts = BTreeMap::new();
+    for folder in ["", "docs"] {
+        let folder = root.join(folder);
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(root).context("the file is in the workspace")?;
+                let text =
+                    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                texts.insert(name.to_string_lossy().into_owned(), text);
+            }
+        }
+    }
+    Ok(texts)
 }
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

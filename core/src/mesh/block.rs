@@ -56,7 +56,8 @@ impl Block {
             return;
         }
         let start = self.bytes.len();
-        let head = Head { sequence: 0, origin: None, hops: 0, target: None, asked, assignments: &[] };
+        let head =
+            Head { sequence: 0, origin: None, hops: 0, target: None, asked, assignments: &[], trace: None };
         head.encode_unnumbered(message, most, &mut self.bytes);
         self.remember(message, start);
     }

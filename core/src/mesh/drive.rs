@@ -84,6 +84,7 @@ impl<I: Identity> Mesh<I> {
             Frame::Digest(digest) => self.take_digest(now, id, &digest),
             Frame::Ask(tag) => self.take_ask(now, id, tag),
             Frame::Refusal(refusal) => self.take_refusal(&refusal),
+            Frame::Steps(steps) => self.take_steps(&steps, upstream),
             Frame::Credit(credit) => self.take_credit(id, credit.limit),
             Frame::Ping(ping) => {
                 if let Some(link) = self.links.get_mut(&id) {

@@ -3,7 +3,7 @@
 //! Owns the words between the state machine and its driver. It must not hold state.
 
 use super::wire::DecodeError;
-use super::{LinkId, PeerId};
+use super::{LinkId, Passing, PeerId, Taken, TraceMark};
 use crate::message::Message;
 use crate::resource::OwnedSubject;
 
@@ -30,6 +30,15 @@ pub enum Event {
     Joined(PeerId),
     /// A node can no longer be reached.
     Left(PeerId),
+    /// A traced message that a link had taken waited there when it ended: `link_down`.
+    Lost {
+        /// As it was sent.
+        mark: TraceMark,
+        /// Its subject.
+        subject: OwnedSubject,
+        /// The node at the link's other end.
+        peer: PeerId,
+    },
     /// The request with this reply subject has nobody left who could answer it.
     NoResponders {
         /// As the client gave it.
@@ -153,4 +162,24 @@ pub enum Scope<'a> {
 pub trait Upstream {
     /// Hands a message to those in its scope; whether there was any subscription for it.
     fn deliver(&mut self, delivery: &Delivery<'_>) -> bool;
+
+    /// Whether somebody here asks about messages that come by.
+    fn is_asked(&self) -> bool {
+        false
+    }
+
+    /// A message came that somebody asked about, or that somebody here may ask about. Returns with what mark it goes on.
+    fn passes(&mut self, passing: &Passing<'_>) -> Option<TraceMark> {
+        passing.mark.cloned()
+    }
+
+    /// What the links did with it. Then it is delivered, if there is anybody for it here, and then it has passed.
+    fn went_on(&mut self, _: &[Taken]) {}
+
+    /// The message is done with.
+    fn has_passed(&mut self) {}
+
+    /// What another node tells of a message that this one asked about: JSON, one step a line, and how many steps it could
+    /// not tell.
+    fn steps(&mut self, _: &[u8], _: u64) {}
 }

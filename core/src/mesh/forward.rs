@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::limits::MAX_HOPS;
+use super::limits::{MAX_ASKERS, MAX_HOPS};
 use super::local::SELF;
 use super::set::Slot;
 use super::wire::{MessageFrame, is_reserved};
-use super::{Delivery, Identity, LinkId, Mesh, Scope, Tag, Upstream};
+use super::{Delivery, Identity, LinkId, Mesh, Passing, Scope, Tag, Taken, TraceMark, Upstream};
 use crate::message::Message;
 use crate::router::{Generation, Generations};
 use crate::subject::Subject;
@@ -73,8 +73,16 @@ impl<I: Identity> Mesh<I> {
             self.counters.too_many_hops += 1;
             duty.links.clear();
         }
-        self.pass_message_on(tag, frame, &duty.links);
+        let is_traced = frame.trace.is_some() || upstream.is_asked();
+        let mark = if is_traced { self.passes(from, frame, upstream) } else { None };
+        let taken = self.pass_message_on(tag, frame, &duty.links, mark.as_ref());
+        if is_traced {
+            upstream.went_on(&taken);
+        }
         let delivered = duty.scope.is_some_and(|scope| self.deliver(origin, &frame.message, scope, upstream));
+        if is_traced {
+            upstream.has_passed();
+        }
         if !delivered && frame.asked > 0 && frame.message.reply.is_some() {
             // Either nobody is left whom this node was asked for, or the branch ends here without anybody.
             let subject = frame.message.subject;
@@ -154,17 +162,48 @@ impl<I: Identity> Mesh<I> {
         Duty { scope, links, addressed: !mine.is_empty() }
     }
 
-    fn pass_message_on(&mut self, origin: Tag, frame: &MessageFrame<'_>, links: &[LinkId]) {
+    /// Lets this node's readers of traces see a message, before it goes on.
+    #[cold]
+    fn passes(
+        &self,
+        from: LinkId,
+        frame: &MessageFrame<'_>,
+        upstream: &mut impl Upstream,
+    ) -> Option<TraceMark> {
+        let from = &self.links.get(&from)?.peer;
+        let mut mark = upstream.passes(&Passing {
+            from,
+            message: &frame.message,
+            mark: frame.trace.as_deref(),
+            own: self.own_tag(),
+        })?;
+        mark.askers.truncate(MAX_ASKERS);
+        Some(mark)
+    }
+
+    /// What each link did with it is only said of a traced message.
+    fn pass_message_on(
+        &mut self,
+        origin: Tag,
+        frame: &MessageFrame<'_>,
+        links: &[LinkId],
+        trace: Option<&TraceMark>,
+    ) -> Vec<Taken> {
+        let mut taken = Vec::new();
         if links.is_empty() {
-            return;
+            return taken;
         }
-        let head = frame.passed_on(origin);
+        let head = frame.passed_on(origin, trace);
         let range = self.out.write(|out| head.encode(&frame.message, out));
         for &link in links {
-            self.send_message(link, range.clone());
+            let result = self.send_marked(link, range.clone(), trace);
+            if trace.is_some() {
+                taken.push(Taken { peer: self.links.get(&link).map(|link| link.peer.clone()), result });
+            }
         }
         self.out.take_back(&range);
         self.counters.passed_on += 1;
+        taken
     }
 
     /// Hands a message to clients here; its reply subject gets the way back.

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
-use super::limits::{MAX_COST, NONCE_LEN, RETIRED_FOR, VERSION};
+use super::limits::{FEATURE_TRACES, MAX_COST, NONCE_LEN, RETIRED_FOR, VERSION};
 use super::link::{Dialled, Link, Phase};
 use super::local::SELF;
 use super::wire::{self, Frame, GoAway, Hello};
@@ -42,6 +42,7 @@ impl<I: Identity> Mesh<I> {
     /// A connection is gone. Says how many messages were waiting on it.
     pub fn link_down(&mut self, now: Instant, id: LinkId) -> usize {
         let Some(link) = self.links.remove(&id) else { return 0 };
+        self.tell_lost(&link);
         let (waiting, _) = link.credit.waiting();
         self.counters.dropped_down += waiting as u64;
         self.counters.dropped_waiting += waiting as u64;
@@ -100,7 +101,7 @@ impl<I: Identity> Mesh<I> {
         let nonce = self.identity.sha256(&[&self.seed, &self.draws.to_be_bytes()]);
         let hello = Hello {
             version: VERSION,
-            features: 0,
+            features: FEATURE_TRACES,
             nonce: &nonce,
             epoch: self.epoch(),
             attempt,
@@ -137,6 +138,7 @@ impl<I: Identity> Mesh<I> {
         link.their_hello = bytes.into();
         link.tag = Tag::new(&self.identity, &link.peer, hello.epoch);
         link.peer_epoch = hello.epoch;
+        link.tells_traces = hello.features & FEATURE_TRACES != 0;
         if link.dialled == Dialled::ByPeer {
             link.age = (hello.epoch, hello.attempt);
         }
@@ -215,6 +217,10 @@ impl<I: Identity> Mesh<I> {
 
     /// Uses a link no more, but takes what is still under way on it, until the peer has said the same.
     fn retire(&mut self, now: Instant, id: LinkId) {
+        if let Some(link) = self.links.remove(&id) {
+            self.tell_lost(&link);
+            self.links.insert(id, link);
+        }
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Retired(now + RETIRED_FOR);
         let lost = link.credit.drop_waiting() as u64;

@@ -31,6 +31,12 @@ pub const MAX_ADDRESS_LEN: usize = 256;
 pub const MAX_NAME_LEN: usize = 128;
 /// The most queue groups for which one message names a receiver.
 pub const MAX_ASSIGNMENTS: usize = 128;
+/// The bit of a hello's features that says that a node tells what becomes of traced messages.
+pub const FEATURE_TRACES: u64 = 1;
+/// The most nodes that are told of one traced message.
+pub const MAX_ASKERS: usize = 8;
+/// The most bytes of steps in one frame.
+pub const MAX_STEPS_BYTES: usize = 64 * 1024;
 /// The length of a hello's nonce.
 pub const NONCE_LEN: usize = 32;
 /// What a frame may hold beside headers and payload, and at least what a record with its interest needs.

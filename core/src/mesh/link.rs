@@ -78,6 +78,8 @@ pub(super) struct Link {
     /// Nodes whose full state is to be sent, and when the next portion may go.
     pub(super) sync: BTreeSet<Slot>,
     pub(super) sync_due: Option<Instant>,
+    /// The peer tells what becomes of traced messages.
+    pub(super) tells_traces: bool,
     /// The longest frame that the peer takes.
     pub(super) peer_max_frame: usize,
     max_frame: usize,
@@ -107,6 +109,7 @@ impl Link {
             peer_is_done: false,
             sync: BTreeSet::new(),
             sync_due: None,
+            tells_traces: false,
             peer_max_frame: MAX_HANDSHAKE_FRAME,
             max_frame: MAX_HANDSHAKE_FRAME,
             window: 0,
@@ -210,6 +213,11 @@ impl Credit {
         self.backlog_bytes -= frame.len();
         self.sent = self.sent.saturating_add(frame.len() as u64);
         Some(frame)
+    }
+
+    /// The frames that wait.
+    pub(super) fn backlog(&self) -> impl Iterator<Item = &[u8]> {
+        self.backlog.iter().map(|frame| &**frame)
     }
 
     /// Forgets what waits; says how many messages that were.

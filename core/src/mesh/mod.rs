@@ -61,6 +61,7 @@ mod refusal;
 mod route;
 mod set;
 mod status;
+mod trace;
 mod tree;
 mod window;
 pub mod wire;
@@ -79,6 +80,7 @@ pub use outgoing::Outgoing;
 pub use publish::{Published, Unreachable, split_peer_subject};
 pub use route::{Route, Sequence};
 pub use status::{Backlog, LinkStatus, MeshCounters, NodeStatus, WantedLinks};
+pub use trace::{LinkRefusal, Passing, Taken, TraceMark};
 
 use self::forward::Way;
 use self::interest::{Receivers, Table};
@@ -302,18 +304,18 @@ impl<I: Identity> Mesh<I> {
     }
 
     /// Has a link take a message that was written already, if its credit and its bounds allow.
-    fn send_message(&mut self, id: LinkId, range: Range<usize>) -> bool {
+    fn send_message(&mut self, id: LinkId, range: Range<usize>) -> Result<(), LinkRefusal> {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
             self.counters.dropped_down += 1;
             self.counters.refused += 1;
-            return false;
+            return Err(LinkRefusal::Down);
         };
         // The length prefix has at most four bytes here.
         if range.len() > link.peer_max_frame + 4 {
             link.counters.dropped_too_large += 1;
             self.counters.dropped_too_large += 1;
             self.counters.refused += 1;
-            return false;
+            return Err(LinkRefusal::TooLarge);
         }
         match link.credit.admit(self.out.bytes(range.clone()), self.limits.backlog_bytes) {
             Admitted::Now => self.out.send(id, range),
@@ -322,12 +324,12 @@ impl<I: Identity> Mesh<I> {
                 link.counters.dropped_slow += 1;
                 self.counters.dropped_slow += 1;
                 self.counters.refused += 1;
-                return false;
+                return Err(LinkRefusal::Slow);
             }
         }
         link.counters.messages_out += 1;
         self.counters.taken += 1;
-        true
+        Ok(())
     }
 
     /// Who wants a subject, from the cache if nothing has changed.

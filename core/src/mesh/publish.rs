@@ -10,7 +10,7 @@ use super::local::SELF;
 use super::route::Route;
 use super::tree::UNREACHED;
 use super::wire::{Head, is_reserved};
-use super::{Block, Identity, LinkId, Mesh};
+use super::{Block, Identity, LinkId, Mesh, Taken, TraceMark};
 use crate::message::Message;
 use crate::router::Generations;
 use crate::subject::Subject;
@@ -70,6 +70,16 @@ impl<I: Identity> Mesh<I> {
 
     /// Sends a message to every node that is interested. Subjects in `$SYS` and `_PEER` do not cross.
     pub fn publish(&mut self, message: &Message<'_>) -> Published {
+        self.publish_marked(message, None, &mut Vec::new())
+    }
+
+    /// As [`Mesh::publish`], for a message that somebody asked about. What each link did with it is put into `taken`.
+    pub fn publish_marked(
+        &mut self,
+        message: &Message<'_>,
+        trace: Option<&TraceMark>,
+        taken: &mut Vec<Taken>,
+    ) -> Published {
         let route = self.route(message.subject);
         if route.is_empty() {
             return Published::default();
@@ -77,11 +87,11 @@ impl<I: Identity> Mesh<I> {
         let sequence = self.sequence.next();
         let choice = route.choose(sequence);
         let asked = if message.reply.is_some() { choice.asked } else { 0 };
-        let head =
-            Head { sequence, origin: None, hops: 0, target: None, asked, assignments: &choice.assignments };
+        let assignments = &choice.assignments;
+        let head = Head { sequence, origin: None, hops: 0, target: None, asked, assignments, trace };
         let range = self.out.write(|out| head.encode(message, out));
         let links = route.links.iter().chain(&choice.more_links).copied();
-        self.send_to(links, range, asked)
+        self.send_to(links, range, asked, trace.map(|mark| (mark, taken)))
     }
 
     /// Sends a message to the clients of one node under the subject that it has. `id` is the node's peer id as text or, as
@@ -90,6 +100,20 @@ impl<I: Identity> Mesh<I> {
     /// # Errors
     /// When there is no such node, or when it is this one.
     pub fn publish_to(&mut self, id: &str, message: &Message<'_>) -> Result<Published, Unreachable> {
+        self.publish_marked_to(id, message, None, &mut Vec::new())
+    }
+
+    /// As [`Mesh::publish_to`], for a message that somebody asked about.
+    ///
+    /// # Errors
+    /// As [`Mesh::publish_to`].
+    pub fn publish_marked_to(
+        &mut self,
+        id: &str,
+        message: &Message<'_>,
+        trace: Option<&TraceMark>,
+        taken: &mut Vec<Taken>,
+    ) -> Result<Published, Unreachable> {
         let slot = self.nodes.by_token(id).ok_or(Unreachable::Unknown)?;
         if slot == SELF {
             return Err(Unreachable::Here);
@@ -101,10 +125,10 @@ impl<I: Identity> Mesh<I> {
         debug_assert_ne!(self.own_tree.distance(slot), UNREACHED);
         let target = Some(node.tag);
         let asked = u32::from(message.reply.is_some());
-        let head =
-            Head { sequence: self.sequence.next(), origin: None, hops: 0, target, asked, assignments: &[] };
+        let sequence = self.sequence.next();
+        let head = Head { sequence, origin: None, hops: 0, target, asked, assignments: &[], trace };
         let range = self.out.write(|out| head.encode(message, out));
-        Ok(self.send_to(std::iter::once(link), range, asked))
+        Ok(self.send_to(std::iter::once(link), range, asked, trace.map(|mark| (mark, taken))))
     }
 
     /// Sends a run of messages that [`Route::encode`] wrote into `block`, one after the other, and gives a buffer for
@@ -144,19 +168,30 @@ impl<I: Identity> Mesh<I> {
             let rest = self.out.bytes(at..block.end);
             let Ok(Some((_, len))) = super::wire::split(rest, usize::MAX) else { return };
             match self.send_message(id, at..at + len) {
-                true => published.links += 1,
-                false => published.dropped += 1,
+                Ok(()) => published.links += 1,
+                Err(_) => published.dropped += 1,
             }
             at += len;
         }
     }
 
-    fn send_to(&mut self, links: impl Iterator<Item = LinkId>, range: Range<usize>, asked: u32) -> Published {
+    fn send_to(
+        &mut self,
+        links: impl Iterator<Item = LinkId>,
+        range: Range<usize>,
+        asked: u32,
+        mut traced: Option<(&TraceMark, &mut Vec<Taken>)>,
+    ) -> Published {
         let mut published = Published { asked, ..Published::default() };
         for link in links {
-            match self.send_message(link, range.clone()) {
-                true => published.links += 1,
-                false => published.dropped += 1,
+            let result = self.send_marked(link, range.clone(), traced.as_ref().map(|(mark, _)| *mark));
+            match result {
+                Ok(()) => published.links += 1,
+                Err(_) => published.dropped += 1,
+            }
+            if let Some((_, taken)) = &mut traced {
+                let peer = self.links.get(&link).map(|link| link.peer.clone());
+                taken.push(Taken { peer, result });
             }
         }
         self.out.take_back(&range);

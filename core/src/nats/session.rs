@@ -35,6 +35,10 @@ pub trait Upstream {
     }
     /// Takes the client's options, at each CONNECT.
     fn connected(&mut self, options: &ConnectOptions);
+    /// PING was sent.
+    fn pinged(&mut self) {}
+    /// PONG has come.
+    fn ponged(&mut self) {}
     /// Queues bytes for the client, behind everything queued before.
     fn send(&mut self, bytes: &[u8]);
 }
@@ -297,6 +301,7 @@ impl Session {
         }
         self.pings_out += 1;
         upstream.send(encode::PING);
+        upstream.pinged();
         KeepAlive::Fine
     }
 
@@ -317,7 +322,11 @@ impl Session {
                 Ok(())
             }
             Operation::Connect(json) => self.connect(json, upstream),
-            Operation::Pong | Operation::Ignored => Ok(()),
+            Operation::Pong => {
+                upstream.ponged();
+                Ok(())
+            }
+            Operation::Ignored => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The clients of one node: what they subscribe to and what they got.
 
-use waymeet_core::mesh::{Delivery, Scope, Upstream};
+use waymeet_core::mesh::{Delivery, Passing, Scope, TraceMark, Upstream};
 use waymeet_core::message::OwnedMessage;
 use waymeet_core::{Message, SubjectFilter};
 
@@ -27,6 +27,10 @@ pub struct Clients {
     pub got: Vec<Got>,
     /// Messages that crossed to this node and found nobody.
     pub strays: u64,
+    /// The marks of traced messages that came by.
+    pub marks: Vec<TraceMark>,
+    /// What other nodes told of traced messages, and how many steps they could not tell.
+    pub steps: Vec<(Vec<u8>, u64)>,
     turn: usize,
 }
 
@@ -86,5 +90,14 @@ impl Upstream for Clients {
         };
         self.strays += u64::from(!found);
         found
+    }
+
+    fn passes(&mut self, passing: &Passing<'_>) -> Option<TraceMark> {
+        self.marks.extend(passing.mark.cloned());
+        passing.mark.cloned()
+    }
+
+    fn steps(&mut self, lines: &[u8], dropped: u64) {
+        self.steps.push((lines.to_vec(), dropped));
     }
 }

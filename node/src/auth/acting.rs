@@ -10,7 +10,7 @@ use crate::handle::NodeHandle;
 impl NodeHandle {
     /// The same node on behalf of a user, whose permissions hold for all that is done with it.
     pub(crate) fn acting_as(&self, user: Who) -> Self {
-        Self { shared: self.shared.clone(), user }
+        Self { user, ..self.clone() }
     }
 
     /// Takes a place for a client's connection; `None` when there are too many, or too many of its address.

@@ -102,7 +102,7 @@ impl Directory {
             let credentials = fingerprint(config_user, psk.clone());
             let known = old.and_then(|old| old.users.get(&*config_user.name));
             let kept = known.filter(|entry| entry.credentials == credentials).map(|entry| entry.user.clone());
-            let policy = policy(permissions, limits, config, kept.as_deref(), policies);
+            let policy = policy(&config_user.name, permissions, limits, config, kept.as_deref(), policies);
             let user = renew(kept, &config_user.name, policy);
             directory.enter(config_user, user, credentials, psk, key);
         }
@@ -158,7 +158,8 @@ impl Directory {
         }
         let permissions = permissions_of(ANONYMOUS, None, None, None, &auth.defaults)?;
         let kept = old.and_then(|old| old.nobody.clone()).flatten();
-        let policy = policy(permissions, auth.defaults.limits.as_ref(), config, kept.as_deref(), policies);
+        let limits = auth.defaults.limits.as_ref();
+        let policy = policy(ANONYMOUS, permissions, limits, config, kept.as_deref(), policies);
         Ok(Some(Some(renew(kept, ANONYMOUS, policy))))
     }
 
@@ -235,6 +236,7 @@ fn renew(kept: Option<Arc<User>>, name: &str, policy: Arc<Policy>) -> Arc<User> 
 }
 
 fn policy(
+    user: &str,
     permissions: permissions::Permissions,
     limits: Option<&config::UserLimits>,
     config: &Config,
@@ -255,6 +257,7 @@ fn policy(
     });
     Arc::new(Policy {
         id: policies.next(),
+        user: user.into(),
         responses,
         meter: is_metered.then(|| Mutex::new(Meter { messages, bytes })),
         max_connections: limits

@@ -35,6 +35,8 @@ impl PolicyId {
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) id: PolicyId,
+    /// Whose rules these are.
+    pub(crate) user: Box<str>,
     pub(crate) permissions: Permissions,
     /// Shared with the user's other policies under the same rule.
     pub(super) responses: Option<Arc<Mutex<Responses>>>,
@@ -137,6 +139,7 @@ impl Default for Policies {
     fn default() -> Self {
         let nothing = Arc::new(Policy {
             id: PolicyId(NonZeroU32::MIN),
+            user: Box::default(),
             permissions: closed(),
             responses: None,
             meter: None,

@@ -13,6 +13,8 @@ use waymeet_core::{Filter, Subject};
 use super::bench::BenchArgs;
 use super::server::{Credentials, Server, Token};
 use super::tls::TlsArgs;
+use super::top::TopArgs;
+use super::trace::TraceArgs;
 
 /// One subject space for NATS, CoAP and HTTP clients.
 ///
@@ -35,6 +37,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Have the node of a data directory read its configuration again
     Reload(ReloadArgs),
+    /// Have the node of a data directory finish what it does and end, and wait until it has
+    Drain(DrainArgs),
     /// Make what users prove themselves by, and certificates for development
     Auth(AuthArgs),
     /// Publish one message
@@ -47,8 +51,14 @@ pub enum Command {
     Reply(ReplyArgs),
     /// Show the nodes that a node is linked to and those behind them
     Peers(PeersArgs),
+    /// Watch a node: what goes in and out, who is connected, what is lost
+    Top(TopArgs),
+    /// Show what becomes of messages: who took them, who received them, what was dropped and why
+    Trace(TraceArgs),
     /// Measure a server: this node or any other
     Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +146,23 @@ pub struct ReloadArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Where the node keeps its files
+    #[arg(long, value_name = "DIR", env = "WAYMEET_NODE__DATA_DIR", default_value = "./waymeet-data")]
+    pub data_dir: PathBuf,
+    /// How long to wait for the node's end
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell; `source <(waymeet completions bash)` uses it at once
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
 pub struct AuthArgs {
     #[command(subcommand)]
     pub command: AuthCommand,
@@ -217,6 +244,9 @@ pub struct SubArgs {
     /// Print only the payloads, byte for byte, with nothing between them
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
+    /// Print the headers of each message too, each on a line below it
+    #[arg(long, conflicts_with_all = ["raw", "json"])]
+    pub headers: bool,
     /// Print one JSON object a line: subject, payload, reply and headers
     #[arg(long)]
     pub json: bool,
@@ -377,12 +407,14 @@ mod tests {
             "sub a.>.b",
             "sub a --count 0",
             "sub a --raw --json",
+            "sub a --headers --json",
+            "completions",
             "sub a --queue g.*",
             "req a --timeout 2",
             "reply a",
             "reply a --echo --command cat",
             "pub a --server https://127.0.0.1:80",
-            "top",
+            "top --interval 1",
         ] {
             let words = std::iter::once("waymeet").chain(line.split(' '));
             let error = Cli::try_parse_from(words).expect_err(line);

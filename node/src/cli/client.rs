@@ -114,7 +114,7 @@ impl Client {
             _ => return Err(ClientError::OnlyMeasured(server.clone())),
         }
         // Somebody may have to type a password; the server's clock does not run yet.
-        let identity = Identity::find(args).map_err(ClientError::Identity)?;
+        let identity = Identity::of(args).map_err(ClientError::Identity)?;
         let greeted = tokio::time::timeout(GREETING_TIMEOUT, Self::greet(args, &identity));
         greeted.await.unwrap_or_else(|_| Err(ClientError::NoGreeting { server: server.to_string() }))
     }

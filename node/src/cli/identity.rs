@@ -12,8 +12,9 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use waymeet_core::credentials::{UserKey, UserSeed};
 use waymeet_core::nats::client::Connect;
 
-use super::args::ServerArgs;
+use super::args::{IdentityArgs, ServerArgs};
 use super::auth::read_secret;
+use super::server::Credentials;
 
 /// The longest file of a seed that is read; those of other tools have comments and decorations around it.
 const MAX_SEED_FILE: u64 = 4_096;
@@ -40,14 +41,19 @@ pub struct Shown {
 
 impl Identity {
     /// Finds the secret that the arguments ask for.
-    pub fn find(args: &ServerArgs) -> Result<Self, anyhow::Error> {
-        if let Some(file) = &args.identity.nkey {
+    pub fn of(args: &ServerArgs) -> Result<Self, anyhow::Error> {
+        Self::find(&args.identity, args.server.credentials.as_ref())
+    }
+
+    /// Finds the secret that the flags ask for, or else those credentials.
+    pub fn find(args: &IdentityArgs, otherwise: Option<&Credentials>) -> Result<Self, anyhow::Error> {
+        if let Some(file) = &args.nkey {
             return Ok(Self::NKey(SigningKey::from_bytes(read_seed(file)?.reveal())));
         }
-        if let Some(token) = &args.identity.token {
+        if let Some(token) = &args.token {
             return Ok(Self::Token(token.reveal().to_owned()));
         }
-        let Some(user) = args.identity.user.as_ref().or(args.server.credentials.as_ref()) else {
+        let Some(user) = args.user.as_ref().or(otherwise) else {
             return Ok(Self::Nobody);
         };
         let password = match &user.password {

@@ -9,6 +9,7 @@ mod banner;
 mod bench;
 mod client;
 mod coap;
+mod control;
 mod identity;
 mod payload;
 mod peers;
@@ -20,16 +21,17 @@ mod serve;
 mod server;
 mod subscribe;
 mod tls;
+mod top;
+mod trace;
 
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use waymeet::config::{Config, ConfigError, Layers};
-use waymeet::datadir::DataDir;
 
-use args::{CheckArgs, Cli, Command, ReloadArgs};
+use args::{CheckArgs, Cli, Command};
 
 /// What a command ended with, other than success.
 #[derive(Debug)]
@@ -74,14 +76,22 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&cli.serve),
         Some(Command::Serve(args)) => serve::serve(&args),
         Some(Command::Check(args)) => check(&args),
-        Some(Command::Reload(args)) => reload(&args),
+        Some(Command::Reload(args)) => control::reload(&args),
+        Some(Command::Drain(args)) => control::drain(&args),
         Some(Command::Pub(args)) => on_one_thread(publish::publish(&args)),
         Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
         Some(Command::Req(args)) => on_one_thread(request::request(&args)),
         Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
         Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
+        Some(Command::Trace(args)) => on_one_thread(trace::trace(&args)),
         Some(Command::Auth(args)) => auth::auth(&args),
+        Some(Command::Top(args)) => top::top(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Completions(args)) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "waymeet", &mut script);
+            show(String::from_utf8_lossy(&script))
+        }
     }
 }
 
@@ -89,21 +99,6 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let layers = Layers { file: args.config.clone(), ..Layers::from_environment() };
     let config = Config::load(&layers)?;
     show(config.to_toml()?)
-}
-
-/// Sends SIGHUP to the node that holds a data directory. What becomes of it stands in that node's log.
-fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    let pid = DataDir::holder(&args.data_dir)?;
-    let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().ok()?));
-    let Some(pid) = pid else {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "no node runs in {}; name its directory with --data-dir",
-            args.data_dir.display()
-        )));
-    };
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP)
-        .map_err(|error| anyhow::anyhow!("cannot signal the process {pid:?}: {error}"))?;
-    Ok(())
 }
 
 /// Says something on standard error. Nobody may be listening there, which is no reason to stop.

@@ -8,8 +8,9 @@ use waymeet_core::{Message, envelope};
 /// The form that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Subject and payload on a line. For a terminal, what could steer it is escaped.
-    Line { for_terminal: bool },
+    /// Subject and payload on a line, and the headers on lines of their own below it. For a terminal, what could steer it
+    /// is escaped.
+    Line { for_terminal: bool, headers: bool },
     /// The payload's bytes and nothing else.
     Raw,
     /// The envelope (design, section 6) on a line.
@@ -19,14 +20,20 @@ pub enum Form {
 /// Writes one message.
 pub fn message(out: &mut impl Write, message: &Message<'_>, form: Form) -> io::Result<()> {
     match form {
-        Form::Line { for_terminal } => {
+        Form::Line { for_terminal, headers } => {
             write!(out, "{} ", message.subject)?;
             if for_terminal {
                 out.write_all(escape(message.payload).as_bytes())?;
             } else {
                 out.write_all(message.payload)?;
             }
-            out.write_all(b"\n")
+            out.write_all(b"\n")?;
+            let lines = message.headers.iter().filter(|_| headers);
+            for (name, value) in lines {
+                // Whatever stands in a header comes from anybody, as a payload does.
+                writeln!(out, "  {}: {}", escape(name.as_bytes()), escape(value.as_bytes()))?;
+            }
+            Ok(())
         }
         Form::Raw => out.write_all(message.payload),
         Form::Json => {
@@ -67,14 +74,14 @@ mod tests {
 
     #[test]
     fn every_form_is_what_it_says() {
-        assert_eq!(printed(b"hi\x00", Form::Line { for_terminal: false }), b"a.b hi\x00\n");
+        assert_eq!(printed(b"hi\x00", Form::Line { for_terminal: false, headers: true }), b"a.b hi\x00\n");
         assert_eq!(printed(b"hi\x00", Form::Raw), b"hi\x00");
         assert_eq!(printed(b"hi", Form::Json), b"{\"subject\":\"a.b\",\"payload\":\"hi\"}\n");
     }
 
     #[test]
     fn a_payload_cannot_steer_the_terminal() {
-        let form = Form::Line { for_terminal: true };
+        let form = Form::Line { for_terminal: true, headers: false };
         assert_eq!(printed(b"a\tb\nc", form), b"a.b a\tb\nc\n");
         assert_eq!(printed(b"\x1b]0;x\x07", form), b"a.b \\u{1b}]0;x\\u{7}\n");
         assert_eq!(printed("\u{9b}31m".as_bytes(), form), b"a.b \\u{9b}31m\n");

@@ -17,7 +17,7 @@ pub async fn subscribe(args: &SubArgs) -> Result<(), Failure> {
     } else if args.raw {
         Form::Raw
     } else {
-        Form::Line { for_terminal: io::stdout().is_terminal() }
+        Form::Line { for_terminal: io::stdout().is_terminal(), headers: args.headers }
     };
     let queue = args.queue.as_deref().map(Subject::new).transpose()?;
     let mut client = Client::connect(&args.server).await?;

@@ -74,7 +74,7 @@ impl NodeHandle {
     pub(crate) fn ask(&self, message: &Message<'_>, waiting: Waiting) -> Result<Asked, RequestError> {
         let from = waiting.listener;
         let place = self.shared.replies.wait(waiting).map_err(|_| {
-            self.shared.metrics.rejected(from, DropReason::Overloaded);
+            self.reject(from, message.subject, DropReason::Overloaded);
             RequestError::Overloaded
         })?;
         let reply = place.subject();

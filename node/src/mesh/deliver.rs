@@ -2,14 +2,17 @@
 //!
 //! Owns the meeting of the mesh's scopes and the publisher's reach. It must not send anything on to a link.
 
+use std::sync::Arc;
+
 use waymeet_core::Headers;
 use waymeet_core::Message;
-use waymeet_core::mesh::{Delivery, Scope, Upstream};
+use waymeet_core::mesh::{Delivery, Passing, Scope, Taken, TraceMark, Upstream};
 use waymeet_core::resource::OwnedSubject;
 
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::publisher::{Origin, Publisher, Reach, Verdict};
+use crate::trace::{self, Given, Trace, Tracer};
 
 /// What the mesh publishes here is a member's, not the node's own: `$SYS` stays closed to it.
 const MEMBER: Origin = Origin { listener: Listener::Mesh, session: 0, trusted: false, policy: None };
@@ -21,6 +24,15 @@ const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n\r\n";
 /// The clients of this node, within one batch.
 pub(super) struct LocalClients<'a> {
     pub(super) publisher: &'a mut Publisher,
+    pub(super) tracer: &'a Arc<Tracer>,
+    /// That of the message that is passing.
+    trace: Option<Arc<Trace>>,
+}
+
+impl<'a> LocalClients<'a> {
+    pub(super) fn new(publisher: &'a mut Publisher, tracer: &'a Arc<Tracer>) -> Self {
+        Self { publisher, tracer, trace: None }
+    }
 }
 
 impl Upstream for LocalClients<'_> {
@@ -29,7 +41,48 @@ impl Upstream for LocalClients<'_> {
             Scope::Chosen { plain, groups } => Reach::Chosen { plain, groups },
             Scope::Node => Reach::Here,
         };
-        self.publisher.publish_to(MEMBER, &(&delivery.message).into(), reach) == Verdict::Matched
+        let message = (&delivery.message).into();
+        let verdict = match &self.trace {
+            None => self.publisher.publish_to(MEMBER, &message, reach),
+            Some(trace) => self.publisher.publish_traced(MEMBER, &message, reach, trace),
+        };
+        verdict == Verdict::Matched
+    }
+
+    fn is_asked(&self) -> bool {
+        self.tracer.has_readers()
+    }
+
+    fn passes(&mut self, passing: &Passing<'_>) -> Option<TraceMark> {
+        let given = Given {
+            mark: passing.mark,
+            own: Some(passing.own),
+            from: Some(passing.from),
+            ..Given::default()
+        };
+        let trace = self.tracer.trace(&passing.message.into(), given)?;
+        let publisher = trace::Publisher { listener: Some(Listener::Mesh), ..Default::default() };
+        trace.accepted(&publisher, passing.message);
+        self.tracer.expect(&trace, None);
+        let mark = self.tracer.mark(&trace, passing.own);
+        self.trace = Some(trace);
+        Some(mark)
+    }
+
+    fn went_on(&mut self, taken: &[Taken]) {
+        if let Some(trace) = &self.trace {
+            trace.went_on(taken);
+        }
+    }
+
+    fn has_passed(&mut self) {
+        if let Some(trace) = self.trace.take() {
+            trace.settle();
+        }
+    }
+
+    fn steps(&mut self, lines: &[u8], dropped: u64) {
+        self.tracer.take_steps(lines, dropped);
     }
 }
 
@@ -44,6 +97,11 @@ pub(super) fn no_responders(node: &NodeHandle, reply: &OwnedSubject) {
 /// Publishes what the node itself says to its own clients.
 pub(super) fn publish_here(node: &NodeHandle, message: &Message<'_>) {
     publish(node, message, Reach::Here);
+}
+
+/// Publishes what the node itself says to whoever wants it, on any node.
+pub(super) fn publish_everywhere(node: &NodeHandle, message: &Message<'_>) {
+    publish(node, message, Reach::All);
 }
 
 fn publish(node: &NodeHandle, message: &Message<'_>, reach: Reach<'_>) {

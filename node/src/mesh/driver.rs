@@ -14,7 +14,7 @@ use waymeet_core::mesh::{CloseReason, Dialled, Event, LinkId, PeerId as CorePeer
 use waymeet_core::{Message, Subject};
 
 use super::addresses::AddressBook;
-use super::deliver::{no_responders, publish_here};
+use super::deliver::{no_responders, publish_everywhere, publish_here};
 use super::dialer::{Action, Dialer, Target};
 use super::engine::{Engine, EngineEvent, Opened, Transport};
 use super::hub::Hub;
@@ -104,6 +104,10 @@ impl<E: Engine> Driver<E> {
         let mut stopped = std::pin::pin!(node.stopped());
         loop {
             let due = self.act();
+            self.hub.send_steps();
+            while let Some((subject, event)) = self.hub.next_event() {
+                publish_everywhere(&self.node, &Message::new(subject.as_subject(), &event));
+            }
             tokio::select! {
                 event = self.engine.next() => self.on_engine(event),
                 () = self.hub.changed() => {}
@@ -250,6 +254,7 @@ impl<E: Engine> Driver<E> {
             Event::Joined(peer) => self.came(&peer),
             Event::Left(peer) => self.went(&peer),
             Event::NoResponders { reply } => no_responders(&self.node, &reply),
+            Event::Lost { mark, subject, peer } => self.hub.lost(&mark, subject.as_subject(), &peer),
         }
     }
 

@@ -17,16 +17,17 @@ use libp2p::Multiaddr;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use waymeet_core::mesh::{
-    Backlog, Block, Dialled, Event, LinkId, Mesh, MeshCounters, PeerId, Published, Route, Unreachable,
-    WantedLinks,
+    Backlog, Block, Dialled, Event, LinkId, Mesh, MeshCounters, PeerId, Published, Route, Tag, Taken,
+    TraceMark, Unreachable, WantedLinks,
 };
-use waymeet_core::{Filter, Message, Subject, SubjectFilter};
+use waymeet_core::{Filter, Message, OwnedSubject, Subject, SubjectFilter};
 
 use super::engine::Transport;
 use super::identity::NodeKey;
 use super::outbox::LinkOutbox;
 use crate::metrics::{DropReason, Listener, Metrics};
 use crate::publisher::Publisher;
+use crate::trace::{Parcel, Tracer};
 
 /// A link's backlog beyond which the publishers that fill it are slowed (design, section 8): three quarters.
 const PRESSED_PARTS: (usize, usize) = (3, 4);
@@ -46,6 +47,7 @@ pub(crate) struct Hub {
     /// Tells the driver that there are events, or that something is due sooner than it thinks.
     work: Notify,
     metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
 }
 
 /// Subscriptions that the mesh was not told of yet: how many more or fewer there are. No more entries than there
@@ -95,7 +97,12 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    pub(super) fn new(mesh: Mesh<NodeKey>, backlog_bytes: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        mesh: Mesh<NodeKey>,
+        backlog_bytes: usize,
+        metrics: Arc<Metrics>,
+        tracer: Arc<Tracer>,
+    ) -> Self {
         let state = State {
             mesh,
             links: HashMap::new(),
@@ -112,6 +119,7 @@ impl Hub {
             is_pressed: AtomicBool::new(false),
             work: Notify::new(),
             metrics,
+            tracer,
         }
     }
 
@@ -167,6 +175,30 @@ impl Hub {
     /// Queues one message for the clients of one node. [`Hub::flush`] sends it off.
     pub(crate) fn publish_to(&self, id: &str, message: &Message<'_>) -> Result<Published, Unreachable> {
         self.lock().mesh.publish_to(id, message)
+    }
+
+    /// This node's tag, by which other nodes know who asks about a message.
+    pub(crate) fn tag(&self) -> Tag {
+        self.lock().mesh.tag()
+    }
+
+    /// As [`Hub::publish`], for a message that somebody asked about; and what each link did with it.
+    pub(crate) fn publish_marked(&self, message: &Message<'_>, mark: &TraceMark) -> (Published, Vec<Taken>) {
+        let mut taken = Vec::new();
+        let published = self.lock().mesh.publish_marked(message, Some(mark), &mut taken);
+        (published, taken)
+    }
+
+    /// As [`Hub::publish_to`], for a message that somebody asked about.
+    pub(crate) fn publish_marked_to(
+        &self,
+        id: &str,
+        message: &Message<'_>,
+        mark: &TraceMark,
+    ) -> Result<(Published, Vec<Taken>), Unreachable> {
+        let mut taken = Vec::new();
+        let published = self.lock().mesh.publish_marked_to(id, message, Some(mark), &mut taken)?;
+        Ok((published, taken))
     }
 
     /// Sends off what was queued.
@@ -233,7 +265,8 @@ impl Hub {
 
     /// Takes what was read from a link; says how many bytes were used.
     pub(super) fn take_bytes(&self, link: LinkId, bytes: &[u8], publisher: &mut Publisher) -> usize {
-        let mut upstream = super::deliver::LocalClients { publisher };
+        let tracer = self.tracer.clone();
+        let mut upstream = super::deliver::LocalClients::new(publisher, &tracer);
         self.with(|mesh, now| mesh.handle_bytes(now, link, bytes, &mut upstream))
     }
 
@@ -254,9 +287,36 @@ impl Hub {
         (event, state.armed)
     }
 
-    /// Completes when [`Hub::poll`] has something new to say. For the driver only.
+    /// Completes when [`Hub::poll`] has something new to say, or steps of traces wait. For the driver only.
     pub(super) async fn changed(&self) {
-        self.work.notified().await;
+        tokio::select! {
+            () = self.work.notified() => {}
+            () = self.tracer.abroad().ready() => {}
+        }
+    }
+
+    /// Sends the steps of traces that other nodes have asked for.
+    pub(super) fn send_steps(&self) {
+        let abroad = self.tracer.abroad();
+        if abroad.is_empty() {
+            return;
+        }
+        self.with(|mesh, _| {
+            while let Some(Parcel { asker, lines, dropped }) = abroad.next() {
+                mesh.send_steps(asker, &lines, dropped);
+            }
+        });
+    }
+
+    /// The next event for whoever asked as NATS clients do.
+    pub(super) fn next_event(&self) -> Option<(OwnedSubject, Vec<u8>)> {
+        self.tracer.next_event()
+    }
+
+    /// Tells whoever asked that a link had taken a message and ended before it was sent.
+    pub(super) fn lost(&self, mark: &TraceMark, subject: Subject<'_>, peer: &PeerId) {
+        let own = self.tag();
+        self.tracer.lost(mark, subject, &self.text(peer), own);
     }
 
     pub(super) fn wanted_links(&self) -> WantedLinks {

@@ -177,7 +177,8 @@ fn hub(node: &NodeHandle, key: &NodeKey, secret: &[u8]) -> Arc<Hub> {
     };
     let mesh = Mesh::new(config, key.clone(), Instant::now())
         .with_generations(shared.exchange.generations().clone());
-    Arc::new(Hub::new(mesh, backlog_bytes, shared.metrics.clone()))
+    let tracer = shared.exchange.tracer.clone();
+    Arc::new(Hub::new(mesh, backlog_bytes, shared.metrics.clone(), tracer))
 }
 
 fn rules(config: &config::Mesh, private_only: bool) -> Rules {
@@ -209,6 +210,11 @@ impl From<EngineError> for MeshError {
             other => Self::Machine(other.to_string()),
         }
     }
+}
+
+/// The text form of a peer's id.
+pub(crate) fn peer_text(peer: &waymeet_core::mesh::PeerId) -> String {
+    identity::text(peer)
 }
 
 /// Whether a text is a peer id, for the configuration.

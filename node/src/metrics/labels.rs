@@ -2,8 +2,11 @@
 //!
 //! Owns their names, which are a contract. It must not count.
 
+use serde::{Deserialize, Serialize};
+
 /// Where a message came in or went out; the metric label `listener`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Listener {
     /// NATS over TCP.
     Nats,
@@ -61,7 +64,8 @@ impl Listener {
 }
 
 /// Why a message or a delivery was dropped. The set is closed: nothing is dropped for another reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DropReason {
     /// Permissions forbid it.
     NoPermission,
@@ -130,9 +134,11 @@ mod tests {
     fn indexes_are_the_order_of_all() {
         for (index, listener) in Listener::ALL.into_iter().enumerate() {
             assert_eq!(listener.index(), index);
+            assert_eq!(serde_json::to_value(listener).unwrap(), listener.as_str());
         }
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
 }

@@ -4,14 +4,16 @@
 //! finds a gap before the next message. It must not encode anything.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::CountedBy;
+use super::depth::{Depth, Subscribed, has_lost, is_nearly_full};
 use crate::budget::Budget;
 use crate::delivery::Delivery;
 use crate::metrics::{DropReason, Listener, Metrics};
@@ -43,7 +45,7 @@ pub enum Item {
     Gap {
         /// How many were dropped.
         dropped: u64,
-        /// Why; `slow_subscriber`.
+        /// Why; `slow_subscriber`, and for readers of traces also `rate_limited` and `overloaded`.
         reason: DropReason,
     },
 }
@@ -59,7 +61,9 @@ pub(crate) struct MailboxQueue {
     waker: AtomicWaker,
     /// Permissions have changed: the reader looks at them before it takes more.
     recheck: AtomicBool,
-    revoked: AtomicBool,
+    /// Why the reader's subscription was ended from outside, in a word.
+    end: OnceLock<&'static str>,
+    subscribed: Subscribed,
 }
 
 #[derive(Default)]
@@ -68,7 +72,13 @@ struct State {
     bytes: usize,
     /// Dropped since the reader was last told.
     gap: u64,
+    /// Not even queued since then, and why.
+    skipped: Option<(u64, DropReason)>,
     closed: bool,
+    /// Handed out since the beginning, in messages and bytes, and lost.
+    sent: (u64, u64),
+    dropped: u64,
+    last_drop: Option<Instant>,
 }
 
 impl std::fmt::Debug for MailboxQueue {
@@ -96,7 +106,8 @@ impl MailboxQueue {
             state: Mutex::default(),
             waker: AtomicWaker::new(),
             recheck: AtomicBool::new(false),
-            revoked: AtomicBool::new(false),
+            end: OnceLock::new(),
+            subscribed: Subscribed::default(),
         }
     }
 
@@ -113,7 +124,8 @@ impl MailboxQueue {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
-            self.metrics.dropped(self.listener, DropReason::SubscriberGone, 1);
+            self.count_dropped(DropReason::SubscriberGone, 1);
+            self.tell_dropped(tag, delivery, DropReason::SubscriberGone);
             return false;
         }
         state.queue.push_back((tag, delivery.clone()));
@@ -123,18 +135,46 @@ impl MailboxQueue {
         // The newest message stays even if it alone is over the limit: it is bounded by the payload limit.
         while state.queue.len() > 1 && (state.queue.len() > self.limits.messages || state.bytes > limit_bytes)
         {
-            if let Some((_, oldest)) = state.queue.pop_front() {
+            if let Some((tag, oldest)) = state.queue.pop_front() {
                 state.bytes -= oldest.memory();
                 dropped += 1;
+                self.tell_dropped(tag, &oldest, DropReason::SlowSubscriber);
             }
         }
         state.gap += dropped;
+        if dropped > 0 {
+            state.dropped += dropped;
+            state.last_drop = Some(Instant::now());
+        }
         drop(state);
         if dropped > 0 {
-            self.metrics.dropped(self.listener, DropReason::SlowSubscriber, dropped);
+            self.count_dropped(DropReason::SlowSubscriber, dropped);
         }
         self.waker.wake();
         true
+    }
+
+    /// Says that so many were not even queued.
+    pub(crate) fn skip(&self, count: u64, reason: DropReason) {
+        let mut state = self.state.lock();
+        let before = state.skipped.map_or(0, |(count, _)| count);
+        state.skipped = Some((before + count, reason));
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// What a reader of traces misses is no message and is in no ledger.
+    fn count_dropped(&self, reason: DropReason, count: u64) {
+        if self.counted_by != CountedBy::Nobody {
+            self.metrics.dropped(self.listener, reason, count);
+        }
+    }
+
+    #[inline]
+    fn tell_dropped(&self, tag: u64, delivery: &Delivery, reason: DropReason) {
+        if let Some(trace) = delivery.trace() {
+            trace.dropped_by(self.session, tag, reason);
+        }
     }
 
     /// The next item, if there is one.
@@ -144,11 +184,19 @@ impl MailboxQueue {
             let dropped = std::mem::take(&mut state.gap);
             return Some(Item::Gap { dropped, reason: DropReason::SlowSubscriber });
         }
+        if let Some((dropped, reason)) = state.skipped.take() {
+            return Some(Item::Gap { dropped, reason });
+        }
         let (tag, delivery) = state.queue.pop_front()?;
         state.bytes -= delivery.memory();
+        let size = delivery.message().size() as u64;
+        state.sent = (state.sent.0 + 1, state.sent.1 + size);
         drop(state);
         if self.counted_by == CountedBy::Outbox {
-            self.metrics.delivered(self.listener, 1, delivery.message().size() as u64);
+            self.metrics.delivered(self.listener, 1, size);
+            if let Some(trace) = delivery.trace() {
+                trace.delivered_to(self.session, tag);
+            }
         }
         Some(Item::Message { tag, delivery })
     }
@@ -183,14 +231,40 @@ impl MailboxQueue {
         self.recheck.load(Ordering::Relaxed) && self.recheck.swap(false, Ordering::AcqRel)
     }
 
-    /// Closes the mailbox because its reader may no longer receive.
-    pub(crate) fn revoke(&self) {
-        self.revoked.store(true, Ordering::Release);
+    /// Closes the mailbox although its reader wants more, for the reason, which it is told. The first one stays.
+    pub(crate) fn revoke(&self, why: &'static str) {
+        let _ = self.end.set(why);
         self.close();
     }
 
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
+    /// The word that [`MailboxQueue::revoke`] was given.
+    pub(crate) fn end_reason(&self) -> Option<&'static str> {
+        self.end.get().copied()
+    }
+
+    /// What waits and what was handed out, as of now.
+    pub(crate) fn depth(&self, now: Instant) -> Depth {
+        let state = self.state.lock();
+        let (waiting, limits) = (state.queue.len(), self.limits);
+        let full = is_nearly_full(waiting, limits.messages) || is_nearly_full(state.bytes, limits.bytes);
+        Depth {
+            waiting_bytes: Some(state.bytes),
+            limit_bytes: Some(limits.bytes),
+            waiting_messages: waiting as u64,
+            sent_messages: state.sent.0,
+            sent_bytes: Some(state.sent.1),
+            dropped: state.dropped,
+            slow: full || has_lost(state.last_drop, now),
+            written: None,
+        }
+    }
+
+    pub(crate) fn count_subscription(&self, change: isize) {
+        self.subscribed.add(change);
+    }
+
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.subscribed.get()
     }
 
     /// Takes no more messages; what waits can still be read.
@@ -204,9 +278,11 @@ impl MailboxQueue {
         let mut state = self.state.lock();
         state.closed = true;
         state.bytes = 0;
-        let lost = std::mem::take(&mut state.queue).len() as u64;
+        let lost = std::mem::take(&mut state.queue);
+        state.dropped += lost.len() as u64;
         drop(state);
-        self.metrics.dropped(self.listener, DropReason::SubscriberGone, lost);
+        self.count_dropped(DropReason::SubscriberGone, lost.len() as u64);
+        lost.iter().for_each(|(tag, delivery)| self.tell_dropped(*tag, delivery, DropReason::SubscriberGone));
     }
 }
 

@@ -4,6 +4,7 @@
 //! protocols: a wire outbox is given its encoding as a function, a mailbox hands out messages as they
 //! are, and the table of replies wakes whoever waits for one.
 
+mod depth;
 mod mailbox;
 mod replies;
 mod segments;
@@ -11,6 +12,7 @@ mod wire;
 
 use std::sync::Arc;
 
+pub(crate) use depth::Depth;
 pub(crate) use mailbox::MailboxQueue;
 pub use mailbox::{Item, MailboxLimits};
 pub(crate) use replies::{Asker, Place, Replies, Slot, Waiting};
@@ -26,6 +28,8 @@ pub(crate) enum CountedBy {
     Outbox,
     /// The listener, which learns only later what became of the message.
     Listener,
+    /// Nobody: it is no message, but what a reader of traces is told.
+    Nobody,
 }
 
 /// Where a subscription's messages go.
@@ -43,6 +47,24 @@ impl Outbox {
     /// Whether it belongs to somebody who subscribed, and not to the node itself.
     pub(crate) fn is_clients(&self) -> bool {
         !matches!(self, Self::Replies(_))
+    }
+
+    /// Counts a subscription that comes (`1`) or goes (`-1`).
+    pub(crate) fn count_subscription(&self, change: isize) {
+        match self {
+            Self::Wire(wire) => wire.count_subscription(change),
+            Self::Mailbox(mailbox) => mailbox.count_subscription(change),
+            Self::Replies(_) => {}
+        }
+    }
+
+    /// The number of the session that it belongs to; 0 for the node's own.
+    pub(crate) fn session(&self) -> u64 {
+        match self {
+            Self::Wire(wire) => wire.session(),
+            Self::Mailbox(mailbox) => mailbox.session(),
+            Self::Replies(_) => 0,
+        }
     }
 
     pub(crate) fn listener(&self) -> Listener {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use hashbrown::HashMap;
@@ -23,6 +24,9 @@ const INBOX: &[u8; 7] = b"_INBOX.";
 const TOKEN_LEN: usize = 16;
 /// The length of what all reply subjects of a node share, with the final dot.
 const PREFIX_LEN: usize = INBOX.len() + TOKEN_LEN + 1;
+
+/// How many requests go by for one that is timed. Tokens are random, so that it is any of them.
+const TIMED_ONE_IN: u64 = 4;
 
 /// There are as many waiting requests as there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,8 +57,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Replies {
     prefix: [u8; PREFIX_LEN],
     /// By the tokens, which are random: who knows one reply subject cannot guess another one's. Nobody else
-    /// chooses them, so that the hash needs no secret.
-    waiting: Mutex<HashMap<u64, Waiting, foldhash::fast::FixedState>>,
+    /// chooses them, so that the hash needs no secret. With each that is timed when it was sent.
+    waiting: Mutex<HashMap<u64, (Waiting, Option<Instant>), foldhash::fast::FixedState>>,
     max_waiting: usize,
     metrics: Arc<Metrics>,
 }
@@ -93,7 +97,9 @@ impl Replies {
         let token = loop {
             if let Entry::Vacant(place) = waiting.entry(rand::random()) {
                 let token = *place.key();
-                place.insert(request);
+                // The clock costs as much as the table, so that only some pay for it.
+                let sent = (token % TIMED_ONE_IN == 0).then(Instant::now);
+                place.insert((request, sent));
                 break token;
             }
         };
@@ -106,10 +112,13 @@ impl Replies {
     pub(crate) fn offer(&self, subject: Subject<'_>, delivery: &Arc<Delivery>) -> bool {
         let token = subject.as_str().as_bytes().strip_prefix(&self.prefix).and_then(number);
         let waiting = token.and_then(|token| self.waiting.lock().remove(&token));
-        let Some(Waiting { listener, counted_by, asker, request }) = waiting else {
+        let Some((Waiting { listener, counted_by, asker, request }, sent)) = waiting else {
             self.metrics.dropped(Listener::Embedded, DropReason::SubscriberGone, 1);
             return false;
         };
+        if let Some(sent) = sent {
+            self.metrics.replied(sent.elapsed());
+        }
         let taken = asker.answer(request, delivery);
         if taken {
             if counted_by == CountedBy::Outbox {

@@ -8,6 +8,8 @@
 //! to the socket from whatever thread runs it; only when the kernel takes no more is the connection's own
 //! task woken, to wait until it does.
 
+mod look;
+mod offer;
 mod socket;
 mod state;
 
@@ -21,12 +23,15 @@ use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 use waymeet_core::Message;
 
+pub(crate) use self::offer::{Block, Offered};
 use self::socket::write;
 use self::state::State;
-use super::segments::{Segment, SharedBytes};
+use super::depth::Subscribed;
+use super::segments::Segment;
 use crate::budget::Budget;
 use crate::buffers;
 use crate::metrics::{DropReason, Listener, Metrics};
+use crate::trace::Mark;
 
 /// What an outbox must know of a protocol.
 #[derive(Debug)]
@@ -67,29 +72,6 @@ pub(crate) enum Signal {
     Closed(DropReason),
 }
 
-/// What became of an offered message or block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Offered {
-    /// It is queued; otherwise it is lost for this subscriber and counted.
-    pub(crate) taken: bool,
-    /// The caller must put the outbox on its flush list.
-    pub(crate) list: bool,
-    /// The outbox is three quarters full and the subscriber still takes bytes: publishers should slow
-    /// down (design, section 8).
-    pub(crate) pressed: bool,
-}
-
-impl Offered {
-    const REFUSED: Self = Self { taken: false, list: false, pressed: false };
-}
-
-/// An encoded block for several subscribers.
-#[derive(Debug, Clone)]
-pub(crate) struct Block {
-    pub(crate) shared: Arc<SharedBytes>,
-    pub(crate) messages: u64,
-}
-
 pub(crate) struct WireOutbox {
     session: u64,
     listener: Listener,
@@ -99,6 +81,7 @@ pub(crate) struct WireOutbox {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     waker: AtomicWaker,
+    subscribed: Subscribed,
 }
 
 impl std::fmt::Debug for WireOutbox {
@@ -126,6 +109,7 @@ impl WireOutbox {
             metrics,
             state: Mutex::new(state),
             waker: AtomicWaker::new(),
+            subscribed: Subscribed::default(),
         }
     }
 
@@ -178,6 +162,18 @@ impl WireOutbox {
         prefix: &[u8],
         message: &Message<'_>,
     ) -> Option<Offered> {
+        self.offer_marked(wanted, prefix, message, None)
+    }
+
+    /// As [`WireOutbox::offer`], for a message that somebody may have asked about.
+    #[inline]
+    pub(crate) fn offer_marked(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        prefix: &[u8],
+        message: &Message<'_>,
+        mark: Option<Mark>,
+    ) -> Option<Offered> {
         self.queue(wanted, message.size(), 1, |state| {
             let headers = state.headers;
             let tail = state.tail_mut();
@@ -187,6 +183,9 @@ impl WireOutbox {
             state.bytes += added;
             state.own_bytes += added;
             state.tail_messages += 1;
+            if let Some(mark) = mark {
+                state.mark(mark);
+            }
         })
     }
 
@@ -237,7 +236,7 @@ impl WireOutbox {
     /// outbox on its flush list.
     pub(crate) fn send(&self, bytes: &[u8]) -> bool {
         let mut state = self.state.lock();
-        if !self.admits(&mut state, bytes.len(), 0) {
+        if self.objection(&mut state, bytes.len(), 0).is_some() {
             return false;
         }
         state.tail_mut().extend_from_slice(bytes);
@@ -296,6 +295,7 @@ impl WireOutbox {
             }
             state = self.state.lock();
             state.flushing = false;
+            state.count_sent(finished.messages, written);
             state.put_back(segments, written, finished.own_bytes);
             self.recount(&mut state);
             match outcome {
@@ -333,6 +333,7 @@ impl WireOutbox {
             return None;
         }
         state.close_tail();
+        state.writing_since = Some(Instant::now());
         let before = out.len();
         let taken = state.segments.take_into(out, TAKE_BYTES);
         state.own_bytes = state.own_bytes + (out.len() - before) - taken.own_bytes;
@@ -350,8 +351,12 @@ impl WireOutbox {
         state.bytes = state.bytes.saturating_sub(block.len());
         state.own_bytes = state.own_bytes.saturating_sub(block.len());
         self.recount(&mut state);
+        state.count_sent(whole, written);
+        state.writing_since = None;
+        state.have_left(written);
         state.last_progress = Some(Instant::now());
         let reason = state.closed.unwrap_or(DropReason::SubscriberGone);
+        state.dropped += messages - whole.min(messages);
         self.metrics.dropped(self.listener, reason, messages - whole.min(messages));
     }
 
@@ -376,10 +381,8 @@ impl WireOutbox {
         if std::mem::take(&mut state.recheck) {
             return Poll::Ready(Signal::Recheck);
         }
-        if let Some(since) = state.blocked {
-            return Poll::Ready(Signal::Blocked(
-                state.last_progress.map_or(since, |progress| progress.max(since)),
-            ));
+        if let Some(since) = state.waits_since() {
+            return Poll::Ready(Signal::Blocked(since));
         }
         if state.socket.is_none() && state.has_bytes() {
             return Poll::Ready(Signal::Pending);
@@ -406,28 +409,35 @@ impl WireOutbox {
         if !wanted() {
             return None;
         }
-        if !self.admits(&mut state, len, messages) {
-            return Some(Offered::REFUSED);
+        if let Some(reason) = self.objection(&mut state, len, messages) {
+            return Some(Offered::refused(reason));
         }
         put(&mut state);
         self.recount(&mut state);
-        Some(Offered { taken: true, list: state.list(), pressed: state.is_pressed(self.limit_bytes) })
+        Some(Offered {
+            taken: true,
+            refused: None,
+            list: state.list(),
+            pressed: state.is_pressed(self.limit_bytes),
+        })
     }
 
-    fn admits(&self, state: &mut State, len: usize, messages: u64) -> bool {
+    /// Why so much is not queued; counted then.
+    fn objection(&self, state: &mut State, len: usize, messages: u64) -> Option<DropReason> {
         if state.closed.is_some() {
             self.metrics.dropped(self.listener, DropReason::SubscriberGone, messages);
-            return false;
+            return Some(DropReason::SubscriberGone);
         }
         let waiting = state.bytes + len;
         if waiting > self.limit_bytes.min(ALWAYS_BYTES)
             && let Some(reason) = self.excess(waiting)
         {
+            state.dropped += messages;
             self.metrics.dropped(self.listener, reason, messages);
             self.close_locked(state, reason);
-            return false;
+            return Some(reason);
         }
-        true
+        None
     }
 
     /// Why so many bytes may not wait here: they are more than one subscriber may let wait, or than there is memory for.
@@ -465,7 +475,10 @@ impl WireOutbox {
         let (written, lost) = state.segments.discard(self.protocol.count);
         state.bytes = 0;
         state.own_bytes = 0;
+        state.tell_dropped(reason);
         self.recount(state);
+        state.count_sent(written, 0);
+        state.dropped += lost;
         self.metrics.delivered(self.listener, written, 0);
         self.metrics.dropped(self.listener, reason, lost);
     }

@@ -11,7 +11,7 @@ use waymeet_core::subject::LastSubject;
 
 use super::crossing::Crossing;
 use super::plan::{Class, Plan, Prefix, Target};
-use super::{Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
+use super::{Count, Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
 use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
 use crate::buffers;
 use crate::delivery::Delivery;
@@ -19,6 +19,7 @@ use crate::exchange::Exchange;
 use crate::metrics::{BatchCounts, DropReason, Listener};
 use crate::outbox::{Block, Offered, Outbox, SharedBytes, WireOutbox};
 use crate::subscription::{Admission, Subscription};
+use crate::trace::{Mark, Trace};
 
 /// What a batch has done so far.
 pub(super) struct Batch {
@@ -36,9 +37,11 @@ pub(super) struct Batch {
 }
 
 /// A message on its way, and the one copy for all who need one, made when the first of them does.
-struct Passing<'a> {
+pub(super) struct Passing<'a> {
     message: Message<'a>,
     copy: Option<Arc<Delivery>>,
+    /// Somebody asked what becomes of it.
+    trace: Option<&'a Arc<Trace>>,
 }
 
 impl Batch {
@@ -60,9 +63,15 @@ impl Batch {
         self.finish_crossing();
         let counts = std::mem::take(&mut self.counts);
         if counts.messages > 0 {
+            self.outcome.accepted = (counts.messages, counts.bytes);
             self.exchange.metrics.accepted(listener, counts);
         }
         std::mem::take(&mut self.outcome)
+    }
+
+    /// What the batch has accepted so far.
+    pub(super) fn accepted(&self) -> Count {
+        Count { messages: self.counts.messages, bytes: self.counts.bytes }
     }
 
     /// Puts an outbox on the flush list.
@@ -113,7 +122,7 @@ impl Batch {
             }
             Reach::Chosen { plain: false, groups } => {
                 let before = self.counts.deliveries;
-                self.deliver_to_groups(plan, origin, &mut Passing { message, copy: None }, Some(groups));
+                self.deliver_to_groups(plan, origin, &mut Passing::new(message), Some(groups));
                 self.counts.deliveries > before
             }
         };
@@ -137,7 +146,7 @@ impl Batch {
     ) -> bool {
         let before = self.counts.deliveries;
         run.messages += 1;
-        let message = &mut Passing { message, copy: None };
+        let message = &mut Passing::new(message);
         // What is in the blocks is counted when the run ends; whether somebody hears it is known now.
         let is_in_a_block = match &*plan.classes {
             [] => false,
@@ -167,7 +176,7 @@ impl Batch {
     #[cold]
     fn tell_askers(&mut self, plan: &Plan, origin: Origin, message: Message<'_>) -> bool {
         let before = self.counts.deliveries;
-        let message = &mut Passing { message, copy: None };
+        let message = &mut Passing::new(message);
         let is_told = |subscription: &Subscription| match &subscription.outbox {
             Outbox::Wire(wire) => wire.is_told_of_no_responders(),
             Outbox::Mailbox(_) | Outbox::Replies(_) => true,
@@ -277,7 +286,7 @@ impl Batch {
     }
 
     /// Delivers one message to one subscription; false when it did not take it.
-    fn deliver(&mut self, origin: Origin, target: &Target, message: &mut Passing<'_>) -> bool {
+    pub(super) fn deliver(&mut self, origin: Origin, target: &Target, message: &mut Passing<'_>) -> bool {
         let subscription = &target.subscription;
         if is_own_echo(origin, subscription) {
             return false;
@@ -308,6 +317,11 @@ impl Batch {
         mut wanted: impl FnMut() -> bool,
     ) -> Option<bool> {
         let subscription = &target.subscription;
+        if let Some(trace) = message.trace
+            && let Some(mark) = trace.matched(subscription)
+        {
+            return self.hand_over_marked(target, message, wanted, &mark);
+        }
         let taken = match &subscription.outbox {
             Outbox::Wire(wire) => {
                 let (subject, scratch) = (message.message.subject, &mut self.scratch);
@@ -324,8 +338,53 @@ impl Batch {
         Some(taken)
     }
 
+    /// The same for a delivery that somebody asked about.
+    #[cold]
+    fn hand_over_marked(
+        &mut self,
+        target: &Target,
+        message: &mut Passing<'_>,
+        mut wanted: impl FnMut() -> bool,
+        mark: &Mark,
+    ) -> Option<bool> {
+        let subscription = &target.subscription;
+        let (subject, tally) = (message.message.subject, self.tally.clone());
+        let taken = match &subscription.outbox {
+            Outbox::Wire(wire) => {
+                let prefix = target.prefix.of(wire.protocol(), subject, &subscription.sid, &mut self.scratch);
+                let offered = wire.offer_marked(&mut wanted, prefix, &message.message, Some(mark.clone()));
+                let Some(offered) = offered else {
+                    mark.withdraw();
+                    return None;
+                };
+                if let Some(reason) = offered.refused {
+                    mark.dropped(reason);
+                }
+                self.note(wire, offered, 1);
+                return Some(offered.taken);
+            }
+            Outbox::Mailbox(_) | Outbox::Replies(_) if !wanted() => {
+                mark.withdraw();
+                return None;
+            }
+            // Tells by itself what becomes of it.
+            Outbox::Mailbox(mailbox) => mailbox.offer(subscription.tag, message.copy(&tally)),
+            Outbox::Replies(replies) => {
+                let taken = replies.offer(subject, message.copy(&tally));
+                if taken {
+                    mark.delivered()
+                } else {
+                    mark.dropped(DropReason::SubscriberGone)
+                }
+                taken
+            }
+        };
+        self.count(taken, 1);
+        Some(taken)
+    }
+
     /// One member receives: the first that takes it, from a random one on.
-    fn deliver_to_group(&mut self, origin: Origin, group: &[Target], message: &mut Passing<'_>) {
+    pub(super) fn deliver_to_group(&mut self, origin: Origin, group: &[Target], message: &mut Passing<'_>) {
         let start = (self.next_random() % group.len() as u64) as usize;
         let (before, from_start) = group.split_at(start);
         for member in from_start.iter().chain(before) {
@@ -367,9 +426,22 @@ impl Batch {
     }
 }
 
-impl Passing<'_> {
+impl<'a> Passing<'a> {
+    pub(super) fn new(message: Message<'a>) -> Self {
+        Self { message, copy: None, trace: None }
+    }
+
+    /// A message that somebody asked about.
+    pub(super) fn traced(message: Message<'a>, trace: &'a Arc<Trace>) -> Self {
+        Self { message, copy: None, trace: Some(trace) }
+    }
+
     fn copy(&mut self, tally: &Arc<Tally>) -> &Arc<Delivery> {
-        self.copy.get_or_insert_with(|| Arc::new(Delivery::counted(&self.message, tally)))
+        let (message, trace) = (&self.message, self.trace);
+        self.copy.get_or_insert_with(|| {
+            let delivery = Delivery::counted(message, tally);
+            Arc::new(if let Some(trace) = trace { delivery.traced(trace) } else { delivery })
+        })
     }
 }
 

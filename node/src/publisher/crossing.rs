@@ -13,6 +13,7 @@ use super::plan::{Beyond, Key, Plan};
 use super::{Pressed, Verdict};
 use crate::buffers;
 use crate::publisher::batch::Batch;
+use crate::trace::Trace;
 
 /// What of a batch crosses.
 #[derive(Default)]
@@ -77,6 +78,46 @@ impl Batch {
         self.counts.messages += 1;
         self.counts.bytes += message.size() as u64;
         let Some(Ok(published)) = sent else { return Some(Verdict::Unmatched) };
+        self.crossing.queued = true;
+        self.counts.matched += 1;
+        self.outcome.forwarded += u64::from(published.links);
+        Some(Verdict::Matched)
+    }
+
+    /// As [`Batch::cross`], for a message that somebody asked about.
+    #[cold]
+    pub(super) fn cross_traced(&mut self, plan: &Plan, message: &Message<'_>, trace: &Trace) -> bool {
+        let (Beyond::Nodes(_), Some(hub)) = (&plan.beyond, self.exchange.hub()) else { return false };
+        let mark = self.exchange.tracer.mark(trace, hub.tag());
+        let (published, taken) = hub.publish_marked(message, &mark);
+        trace.went_on(&taken);
+        self.crossing.queued = true;
+        self.outcome.forwarded += u64::from(published.links);
+        published.links + published.dropped > 0
+    }
+
+    /// As [`Batch::cross_to`], for a message that somebody asked about.
+    #[cold]
+    pub(super) fn cross_to_traced(
+        &mut self,
+        id: &str,
+        message: &Message<'_>,
+        trace: &Trace,
+    ) -> Option<Verdict> {
+        let sent = self.exchange.hub().map(|hub| {
+            let mark = self.exchange.tracer.mark(trace, hub.tag());
+            hub.publish_marked_to(id, message, &mark)
+        });
+        if let Some(Err(Unreachable::Here)) = sent {
+            return None;
+        }
+        self.counts.messages += 1;
+        self.counts.bytes += message.size() as u64;
+        let Some(Ok((published, taken))) = sent else {
+            trace.unmatched();
+            return Some(Verdict::Unmatched);
+        };
+        trace.went_on(&taken);
         self.crossing.queued = true;
         self.counts.matched += 1;
         self.outcome.forwarded += u64::from(published.links);

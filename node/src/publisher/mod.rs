@@ -10,8 +10,11 @@
 
 mod batch;
 mod cache;
+mod census;
+mod counted;
 mod crossing;
 mod plan;
+mod traced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +25,19 @@ use waymeet_core::message::RawMessage;
 use waymeet_core::permissions::Access;
 use waymeet_core::subject::LastSubject;
 
+use crate::attention::{READERS, REQUESTS};
 use crate::auth::{Bound, Policy, PolicyId};
 use crate::exchange::Exchange;
 use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::WireOutbox;
+use crate::trace::{Given, nats};
 use batch::Batch;
 use cache::{Cached, MatchCache};
+use counted::Counted;
 use plan::Beyond;
+
+pub(crate) use census::{Census, Count};
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +115,8 @@ pub(crate) struct Outcome {
     /// Links that took a message.
     pub(crate) forwarded: u64,
     pub(crate) dropped: u64,
+    /// Messages of the batch that were accepted, and their bytes.
+    pub(crate) accepted: (u64, u64),
     /// Outboxes that must be flushed.
     pub(crate) flush: Vec<Arc<WireOutbox>>,
     /// A subscriber that the publisher should slow down for.
@@ -122,6 +132,10 @@ pub(crate) struct Publisher {
     /// The rules of whoever published last under rules.
     policy: Option<Arc<Policy>>,
     batch: Batch,
+    /// Tells it from other publishers.
+    number: u64,
+    /// What is counted by subject, while somebody wants to know.
+    counted: Counted,
 }
 
 /// Consecutive messages by one publisher that one plan holds for.
@@ -151,6 +165,8 @@ impl Publisher {
             last: LastSubject::default(),
             policy: None,
             batch: Batch::new(exchange, seed),
+            number: seed,
+            counted: Counted::default(),
         }
     }
 
@@ -168,8 +184,13 @@ impl Publisher {
         message: &RawMessage<'_>,
         reach: Reach<'_>,
     ) -> Verdict {
-        if let Some(reason) = self.objection(message) {
-            return self.batch.refuse(origin, reason);
+        // A comparison each while nobody drains, traces or counts and the message is no larger than it may be.
+        if (message.size() > self.batch.exchange.limits.max_payload_bytes
+            || self.batch.exchange.attention() != 0
+            || nats::asks(message.headers))
+            && let Some(verdict) = self.look(origin, message, reach)
+        {
+            return verdict;
         }
         let (exchange, last) = (&self.batch.exchange, &self.last);
         let goes_on =
@@ -245,6 +266,9 @@ impl Publisher {
     /// Ends the batch: what it held is queued everywhere, and the caller flushes what it touched.
     pub(crate) fn finish(&mut self, listener: Listener) -> Outcome {
         self.settle();
+        if !self.counted.is_empty() {
+            self.count();
+        }
         self.batch.finish(listener)
     }
 
@@ -258,7 +282,32 @@ impl Publisher {
         self.batch.exchange.metrics.routed(elapsed);
     }
 
-    #[inline]
+    /// Looks at a message that cannot simply be routed; `None` when it can be.
+    #[cold]
+    fn look(&mut self, origin: Origin, message: &RawMessage<'_>, reach: Reach<'_>) -> Option<Verdict> {
+        if let Some(destination) = nats::destination(message.headers)
+            && !self.may_ask(origin, message.subject, destination)
+        {
+            return Some(self.batch.refuse(origin, DropReason::NoPermission));
+        }
+        if reach != Reach::Askers
+            && (nats::asks(message.headers) || self.batch.exchange.attention() & (READERS | REQUESTS) != 0)
+            && let Some(trace) = self.batch.exchange.tracer.trace(message, Given::default())
+        {
+            let verdict = self.publish_traced(origin, message, reach, &trace);
+            // What a link brings is published under the mesh's lock; its driver publishes the events.
+            if origin.listener != Listener::Mesh {
+                self.publish_events(origin);
+            }
+            return Some(verdict);
+        }
+        if let Some(reason) = self.objection(message) {
+            return Some(self.batch.refuse(origin, reason));
+        }
+        self.count_apart(message.subject);
+        None
+    }
+
     fn objection(&self, message: &RawMessage<'_>) -> Option<DropReason> {
         let exchange = &self.batch.exchange;
         if message.size() > exchange.limits.max_payload_bytes {

@@ -27,7 +27,7 @@ impl fmt::Display for Finding {
     }
 }
 
-fn finding(path: &str, line: usize, what: impl Into<String>) -> Finding {
+pub fn finding(path: &str, line: usize, what: impl Into<String>) -> Finding {
     Finding { path: path.to_owned(), line, what: what.into() }
 }
 

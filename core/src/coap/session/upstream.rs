@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The node is shutting down: 5.03.
     #[error("the node is draining")]
     Draining,
+    /// Somebody has ended it from outside: 5.03.
+    #[error("disconnected by an operator")]
+    Disconnected,
     /// The request makes no sense: 4.00.
     #[error("{0}")]
     Invalid(Cow<'static, str>),
@@ -104,7 +107,7 @@ impl Refusal {
             Self::NoPermission => Code::FORBIDDEN,
             Self::PayloadTooLarge { .. } => Code::REQUEST_ENTITY_TOO_LARGE,
             Self::RateLimited => Code::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::Draining => Code::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Draining | Self::Disconnected => Code::SERVICE_UNAVAILABLE,
             Self::Invalid(_) => Code::BAD_REQUEST,
         }
     }

@@ -3,8 +3,8 @@
 //! Owns its encoding, in one pass into the buffer that all links share, and its decoding, without a copy. It
 //! must not decide where a message goes.
 
-use super::super::Tag;
 use super::super::limits::{MAX_ASSIGNMENTS, MAX_HOPS, MAX_QUEUE_LEN};
+use super::super::{Tag, TraceMark};
 use super::fields::{
     DecodeError, Fields, put_bytes_always, put_fixed64, put_uint, put_varint, read_varint, varint_len,
 };
@@ -25,6 +25,7 @@ mod field {
     pub(super) const REPLY: u32 = 8;
     pub(super) const HEADERS: u32 = 9;
     pub(super) const PAYLOAD: u32 = 10;
+    pub(super) const TRACE: u32 = 11;
 }
 
 /// Which node serves a queue group with this message.
@@ -51,6 +52,8 @@ pub struct Head<'a> {
     pub asked: u32,
     /// Who serves which queue group.
     pub assignments: &'a [Assignment<'a>],
+    /// Who asked about it, if anybody did.
+    pub trace: Option<&'a TraceMark>,
 }
 
 /// A message frame, borrowed from the read buffer.
@@ -68,6 +71,8 @@ pub struct MessageFrame<'a> {
     pub asked: u32,
     /// As in [`Head`]. Most messages have none, and then nothing is allocated.
     pub assignments: Vec<Assignment<'a>>,
+    /// As in [`Head`].
+    pub trace: Option<Box<TraceMark>>,
     /// What the client published.
     pub message: Message<'a>,
 }
@@ -77,7 +82,7 @@ impl<'a> MessageFrame<'a> {
         let mut fields = Fields::new("message", bytes);
         let (mut sequence, mut origin, mut hops, mut target, mut asked) = (0, None, 0, None, 0);
         let (mut subject, mut reply, mut headers, mut payload) = (None, None, &[][..], &[][..]);
-        let mut assignments = Vec::new();
+        let (mut assignments, mut trace) = (Vec::new(), None);
         while let Some(f) = fields.next()? {
             match f.number {
                 field::SEQUENCE => sequence = f.uint("message.sequence")?,
@@ -95,6 +100,9 @@ impl<'a> MessageFrame<'a> {
                 field::REPLY => reply = Some(f.bytes("message.reply", MAX_SUBJECT_LEN)?),
                 field::HEADERS => headers = f.bytes("message.headers", usize::MAX)?,
                 field::PAYLOAD => payload = f.bytes("message.payload", usize::MAX)?,
+                field::TRACE => {
+                    trace = super::trace::decode_mark(f.bytes("message.trace", usize::MAX)?)?.map(Box::new);
+                }
                 _ => {}
             }
         }
@@ -111,7 +119,7 @@ impl<'a> MessageFrame<'a> {
         if is_reserved(message.subject.as_str()) {
             return Err(DecodeError::Reserved { what: "message.subject" });
         }
-        Ok(Self { sequence, origin, hops, target, asked, assignments, message })
+        Ok(Self { sequence, origin, hops, target, asked, assignments, trace, message })
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -120,12 +128,13 @@ impl<'a> MessageFrame<'a> {
 
     fn head(&self) -> Head<'_> {
         let Self { sequence, origin, hops, target, asked, .. } = *self;
-        Head { sequence, origin, hops, target, asked, assignments: &self.assignments }
+        let trace = self.trace.as_deref();
+        Head { sequence, origin, hops, target, asked, assignments: &self.assignments, trace }
     }
 
     /// The same message as this node passes it on.
-    pub(crate) fn passed_on(&self, origin: Tag) -> Head<'_> {
-        Head { origin: Some(origin), hops: self.hops + 1, ..self.head() }
+    pub(crate) fn passed_on<'b>(&'b self, origin: Tag, trace: Option<&'b TraceMark>) -> Head<'b> {
+        Head { origin: Some(origin), hops: self.hops + 1, trace, ..self.head() }
     }
 }
 
@@ -163,6 +172,11 @@ impl Head<'_> {
         }
         super::fields::put_bytes(out, field::HEADERS, message.headers.as_block());
         super::fields::put_bytes(out, field::PAYLOAD, message.payload);
+        if let Some(mark) = self.trace {
+            put_varint(out, u64::from(field::TRACE) << 3 | 2);
+            put_varint(out, super::trace::mark_len(mark) as u64);
+            super::trace::encode_mark(out, mark);
+        }
     }
 
     /// As [`Head::encode`], for a message that [`number`] gives its sequence later: any up to `most`.
@@ -196,6 +210,7 @@ impl Head<'_> {
             + message.reply.map_or(0, |reply| text(reply.as_str().len()))
             + optional(message.headers.as_block().len())
             + optional(message.payload.len())
+            + self.trace.map_or(0, super::trace::mark_field_len)
     }
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod fields;
 mod message;
 mod state;
+mod trace;
 
 pub use control::{Credit, GoAway, Hello, Ping, Refusal, Summary};
 pub use fields::DecodeError;
@@ -15,6 +16,7 @@ pub(crate) use message::is_reserved;
 pub use message::{Assignment, Head, MessageFrame};
 pub(super) use message::{number, payload_head_len};
 pub use state::{Adjacent, Change, Delta, EntryRef, Record, RecordHead, State};
+pub use trace::Steps;
 
 use fields::{Fields, put_bytes_always, put_varint, read_varint};
 
@@ -32,6 +34,7 @@ mod kind {
     pub(super) const PING: u32 = 10;
     pub(super) const PONG: u32 = 11;
     pub(super) const GO_AWAY: u32 = 12;
+    pub(super) const STEPS: u32 = 13;
 }
 
 /// One frame, borrowed from the buffer that it was read into.
@@ -61,6 +64,8 @@ pub enum Frame<'a> {
     Pong(u64),
     /// The link ends.
     GoAway(GoAway<'a>),
+    /// What became of a traced message.
+    Steps(Steps<'a>),
     /// A kind that this version does not know. It is passed over.
     Unknown,
 }
@@ -102,6 +107,7 @@ pub fn decode(bytes: &[u8]) -> Result<Frame<'_>, DecodeError> {
             kind::PING => Frame::Ping(Ping::decode("ping", body("ping")?)?),
             kind::PONG => Frame::Pong(Ping::decode("pong", body("pong")?)?.number),
             kind::GO_AWAY => Frame::GoAway(GoAway::decode(body("go_away")?)?),
+            kind::STEPS => Frame::Steps(Steps::decode(body("steps")?)?),
             _ => continue,
         };
     }
@@ -135,6 +141,7 @@ pub fn encode(out: &mut Vec<u8>, frame: &Frame<'_>) {
         Frame::Ping(ping) => (ping.encode(&mut body), kind::PING).1,
         Frame::Pong(number) => (Ping { number: *number, dropped: 0 }.encode(&mut body), kind::PONG).1,
         Frame::GoAway(go_away) => (go_away.encode(&mut body), kind::GO_AWAY).1,
+        Frame::Steps(steps) => (steps.encode(&mut body), kind::STEPS).1,
         Frame::Unknown => return put_varint(out, 0),
     };
     // A tag and a length of at most five bytes each.

@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::super::Tag;
+use super::super::{Tag, TraceMark};
 use super::*;
 use crate::headers::Headers;
 use crate::message::Message;
 use crate::subject::{Filter, Subject};
+use crate::trace::{SpanId, TraceId};
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
     let mut out = Vec::new();
@@ -46,6 +47,7 @@ fn every_kind_of_frame_comes_back() {
     comes_back(&Frame::Ping(Ping { number: 1, dropped: 2 }));
     comes_back(&Frame::Pong(77));
     comes_back(&Frame::GoAway(GoAway { code: 3, text: "why" }));
+    comes_back(&Frame::Steps(Steps { target: Tag(7), hops: 1, dropped: 2, steps: b"{}\n{}\n" }));
     let entry = |filter, queue, members| EntryRef { filter: Filter::new(filter).unwrap(), queue, members };
     let entries = vec![entry("a.*", None, 0), entry(">", Some("q"), 3)];
     comes_back(&Frame::State(State { record: b"r", signature: &[1; 64], change: Change::None }));
@@ -73,7 +75,8 @@ fn a_record_comes_back() {
 #[test]
 fn a_message_lies_on_the_wire_as_the_page_says() {
     let message = Message::new(Subject::new("t.x").unwrap(), b"hello");
-    let head = Head { sequence: 300, origin: None, hops: 0, target: None, asked: 0, assignments: &[] };
+    let head =
+        Head { sequence: 300, origin: None, hops: 0, target: None, asked: 0, assignments: &[], trace: None };
     let mut out = Vec::new();
     head.encode(&message, &mut out);
     assert_eq!(out, b"\x11\x3a\x0f\x08\xac\x02\x3a\x03t.x\x52\x05hello");
@@ -128,8 +131,17 @@ proptest! {
         (hops, asked) in (0..=255_u32, any::<u32>()),
         groups in prop::collection::vec(("[a-z]{1,9}", any::<u64>()), 0..4),
         (headers, payload) in (any::<Vec<u8>>(), any::<Vec<u8>>()),
-        reply in any::<bool>(),
+        (reply, marked, request) in any::<(bool, bool, bool)>(),
+        askers in prop::collection::vec(any::<u64>(), 0..=8),
     ) {
+        let span = |last| SpanId::new([1, 2, 3, 4, 5, 6, 7, last]).unwrap();
+        let trace = marked.then(|| Box::new(TraceMark {
+            trace: TraceId::new([9; 16]).unwrap(),
+            message: span(8),
+            request: request.then(|| span(9)),
+            askers: askers.iter().copied().map(Tag).collect(),
+            only: askers.len() > 4,
+        }));
         let assignments: Vec<_> =
             groups.iter().map(|(queue, node)| Assignment { queue, node: Tag(*node) }).collect();
         let message = Message {
@@ -139,7 +151,9 @@ proptest! {
             payload: &payload,
         };
         let (origin, target) = (origin.map(Tag), target.map(Tag));
-        comes_back(&Frame::Message(MessageFrame { sequence, origin, hops, target, asked, assignments, message }));
+        let frame =
+            MessageFrame { sequence, origin, hops, target, asked, assignments, trace, message };
+        comes_back(&Frame::Message(frame));
     }
 
     #[test]

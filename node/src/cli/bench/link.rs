@@ -60,7 +60,7 @@ impl Target {
         let server = &args.server;
         let dialect = Dialect::of(server)?;
         let address = resolve(server)?;
-        let identity = Identity::find(args)?;
+        let identity = Identity::of(args)?;
         if !identity.is_nobody() && dialect != Dialect::Nats {
             bail!("{server} is measured without credentials");
         }

@@ -15,6 +15,7 @@ mod mqtt;
 mod outcome;
 mod pace;
 mod process;
+mod progress;
 mod redis;
 mod request;
 mod scan;
@@ -262,7 +263,7 @@ mod tests {
             let outcome = outcome(line).await;
             assert!(outcome.count > 0 && outcome.seconds >= 0.1, "{line}: {outcome}");
             assert!(
-                outcome.latency.is_some_and(|latency| latency.p50_us <= latency.p99_us),
+                outcome.latency.as_ref().is_some_and(|latency| latency.p50_us <= latency.p99_us),
                 "{line}: {outcome}"
             );
         }

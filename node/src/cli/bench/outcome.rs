@@ -11,6 +11,9 @@ use super::process::{Processes, Usage};
 /// Latencies that are told apart: from one microsecond to one minute, to three digits.
 const HIGHEST_LATENCY_NS: u64 = 60_000_000_000;
 
+/// How wide the longest bar of a histogram is.
+const BAR_WIDTH: usize = 40;
+
 /// Latencies, counted.
 pub struct Latencies(Histogram<u64>);
 
@@ -33,18 +36,40 @@ impl Latencies {
             p99_us: us(0.99),
             p999_us: us(0.999),
             samples: self.0.len(),
+            histogram: self.histogram(),
         })
+    }
+
+    /// Each bucket twice as wide as the one before, from the first that holds anything to the last.
+    fn histogram(&self) -> Vec<Bucket> {
+        let buckets = self.0.iter_log(1_000, 2.0).map(|step| Bucket {
+            up_to_us: step.value_iterated_to() as f64 / 1_000.0,
+            count: step.count_since_last_iteration(),
+        });
+        let mut buckets: Vec<_> = buckets.skip_while(|bucket| bucket.count == 0).collect();
+        while buckets.last().is_some_and(|bucket| bucket.count == 0) {
+            buckets.pop();
+        }
+        buckets
     }
 }
 
-/// The usual percentiles, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// How many latencies were longer than those of the bucket before, and at most so long.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bucket {
+    pub up_to_us: f64,
+    pub count: u64,
+}
+
+/// The usual percentiles, in microseconds, and the whole.
+#[derive(Clone, Debug, Serialize)]
 pub struct LatencySummary {
     pub p50_us: f64,
     pub p90_us: f64,
     pub p99_us: f64,
     pub p999_us: f64,
     pub samples: u64,
+    pub histogram: Vec<Bucket>,
 }
 
 /// A moment from which, or up to which, is measured.
@@ -161,6 +186,11 @@ impl fmt::Display for Outcome {
                 f,
                 "  latency: p50 {p50_us:.0} us, p90 {p90_us:.0} us, p99 {p99_us:.0} us, p99.9 {p999_us:.0} us"
             )?;
+            for Bucket { up_to_us, count } in &latency.histogram {
+                let part = *count as f64 / latency.samples.max(1) as f64;
+                let bar = "█".repeat((part * BAR_WIDTH as f64).round() as usize);
+                writeln!(f, "  {:>10.0} us {bar:BAR_WIDTH$} {:5.1}%", up_to_us.ceil(), part * 100.0)?;
+            }
         }
         if let Some(cpu) = self.server_cpu_seconds_per_million {
             writeln!(f, "  server: {cpu:.3} CPU seconds for a million {}", self.unit)?;
@@ -176,7 +206,7 @@ impl fmt::Display for Outcome {
 }
 
 /// A number with commas between its thousands.
-fn grouped(number: f64) -> String {
+pub fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -209,5 +239,8 @@ mod tests {
         let summary = latencies.summary().unwrap();
         assert!((summary.p50_us - 500.0).abs() < 1.0 && (summary.p99_us - 990.0).abs() < 1.0, "{summary:?}");
         assert_eq!(summary.samples, 1_000);
+        let counted: u64 = summary.histogram.iter().map(|bucket| bucket.count).sum();
+        assert_eq!(counted, 1_000, "{:?}", summary.histogram);
+        assert!(summary.histogram.is_sorted_by(|a, b| a.up_to_us < b.up_to_us));
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::args::Measurement;
 use super::outcome::Mark;
 use super::process::Processes;
+use super::progress::Progress;
 
 /// No event for so long means that the server has stopped delivering.
 pub const STALL: Duration = Duration::from_secs(10);
@@ -18,6 +19,8 @@ pub struct Pace {
     end: Option<Instant>,
     messages: Option<u64>,
     from: Option<Mark>,
+    /// Where somebody watches.
+    progress: Option<Progress>,
 }
 
 impl Pace {
@@ -27,11 +30,13 @@ impl Pace {
         let now = Instant::now();
         if let Some(messages) = measurement.messages {
             let from = Some(Mark::now(0, &server)?);
-            return Ok(Self { server, begin: None, end: None, messages: Some(messages), from });
+            let progress = Progress::start(now, None);
+            return Ok(Self { server, begin: None, end: None, messages: Some(messages), from, progress });
         }
         let begin = now + measurement.warmup;
         let end = begin + Duration::from_secs_f64(measurement.seconds);
-        Ok(Self { server, begin: Some(begin), end: Some(end), messages: None, from: None })
+        let progress = Progress::start(now, Some(end));
+        Ok(Self { server, begin: Some(begin), end: Some(end), messages: None, from: None, progress })
     }
 
     /// How many messages are to be sent; unknown when time decides.
@@ -43,6 +48,9 @@ impl Pace {
     pub fn observe(&mut self, now: Instant, count: u64) -> anyhow::Result<()> {
         if self.from.is_none() && self.begin.is_some_and(|begin| now >= begin) {
             self.from = Some(Mark::now(count, &self.server)?);
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.observe(now, count);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! know datagrams.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use waymeet_core::coap::Upstream;
@@ -22,6 +23,7 @@ use crate::handle::{Mailbox, NodeHandle, PublishError, RequestError, SubscribeEr
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{CountedBy, MailboxLimits};
 use crate::publisher::Verdict;
+use crate::sessions::{Entry, Observation, Outlet};
 use crate::udp::Way;
 
 pub(super) struct NodeUpstream {
@@ -40,8 +42,9 @@ pub(super) struct NodeUpstream {
 struct Observed {
     subscriptions: Vec<SubscriptionId>,
     from: Way,
-    /// An observation is a session, as an event stream is one.
-    _session: SessionGuard,
+    /// An observation is a session.
+    entry: Entry,
+    _counted: SessionGuard,
 }
 
 impl NodeUpstream {
@@ -87,10 +90,11 @@ impl NodeUpstream {
         Ok(self.node.acting_as(who))
     }
 
-    /// The observations that are no longer permitted, after a reload.
+    /// The observations that are no longer permitted, after a reload, and those that somebody has ended.
     pub(super) fn revoked(&self) -> Vec<(ObservationId, Refusal)> {
         let revoked = self.observations.iter().filter_map(|(id, observed)| {
             let why = match self.who(observed.from) {
+                _ if observed.entry.session().is_expelled() => Refusal::Disconnected,
                 Err(refusal) => refusal,
                 Ok(_) if observed.subscriptions.iter().all(|id| self.mailbox.is_permitted(*id)) => {
                     return None;
@@ -154,8 +158,20 @@ impl Upstream<Way> for NodeUpstream {
                 }
             }
         }
-        let _session = self.node.metrics().session(self.listener);
-        self.observations.insert(observation, Observed { subscriptions, from, _session });
+        let _counted = self.node.metrics().session(self.listener);
+        let outlet = Observation {
+            subscriptions: subscriptions.iter().filter_map(|id| self.mailbox.subscription(*id)).collect(),
+            dropped: AtomicU64::new(0),
+        };
+        let shared = &self.node.shared;
+        let entry = shared.sessions.begin(
+            shared.next_session(),
+            self.listener,
+            from.peer,
+            Outlet::Observation(outlet),
+        );
+        entry.session().belongs_to(&who);
+        self.observations.insert(observation, Observed { subscriptions, from, entry, _counted });
         Ok(())
     }
 
@@ -165,7 +181,12 @@ impl Upstream<Way> for NodeUpstream {
         }
     }
 
-    fn lost(&mut self, _: ObservationId, messages: u64, reason: Loss) {
+    fn lost(&mut self, observation: ObservationId, messages: u64, reason: Loss) {
+        if let Some(observed) = self.observations.get(&observation)
+            && let Outlet::Observation(outlet) = observed.entry.session().outlet()
+        {
+            outlet.dropped.fetch_add(messages, Ordering::Relaxed);
+        }
         let reason = match reason {
             Loss::SlowSubscriber => DropReason::SlowSubscriber,
             Loss::SubscriberGone => DropReason::SubscriberGone,

@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 
 use super::Connection;
 use super::events::EventStream;
+use super::live::Texts;
 use crate::budget::{Arriving, Budget};
 use crate::delivery::Delivery;
 
@@ -24,6 +25,8 @@ pub(super) enum Body {
     Empty,
     Full(Bytes),
     Events(Box<EventStream>),
+    /// Texts of the node's own, a few a second.
+    Texts(Box<Texts>),
     /// A subscription over HTTP/1.1: hyper writes the head and the first piece, the connection the rest.
     HandOver {
         stream: Option<Box<EventStream>>,
@@ -52,6 +55,7 @@ impl HttpBody for Body {
                 _ => None,
             },
             Self::Events(stream) => ready!(stream.poll_bytes(cx)),
+            Self::Texts(texts) => ready!(texts.poll_bytes(cx)),
             Self::HandOver { stream, connection } => {
                 if let Some(bytes) = stream.as_mut().and_then(|stream| stream.take_beginning()) {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -70,7 +74,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Events(_) | Self::HandOver { .. } => false,
+            Self::Events(_) | Self::Texts(_) | Self::HandOver { .. } => false,
         }
     }
 
@@ -78,7 +82,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Events(_) | Self::HandOver { .. } => SizeHint::default(),
+            Self::Events(_) | Self::Texts(_) | Self::HandOver { .. } => SizeHint::default(),
         }
     }
 }

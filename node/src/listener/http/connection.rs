@@ -25,6 +25,7 @@ use super::socket::Socket;
 use super::{Connection, Service, feed};
 use crate::config::{HttpLimits, TlsMode};
 use crate::metrics::Listener;
+use crate::sessions::Session;
 use crate::tls::{Acceptor, Opening, Protection};
 
 /// What may wait to be written to one connection, in bytes, besides one piece of a body. Bounds the memory of
@@ -98,9 +99,22 @@ pub(super) async fn serve(service: Arc<Service>, stream: std::net::TcpStream, pe
         Ok((local, stream)) => {
             let Some(_place) = service.node.admit(peer.ip()) else { return refuse(stream, peer).await };
             let _session = service.node.metrics().session(Listener::Http);
-            match service.tls.clone() {
-                None => drive(Connection::new(service, peer, local, Protection::default()), stream).await,
-                Some(acceptor) => Box::pin(secure(&acceptor, service, stream, (peer, local))).await,
+            let entry = service.begin_session(peer);
+            let session = entry.session();
+            tokio::select! {
+                biased;
+                result = async {
+                    match service.tls.clone() {
+                        None => {
+                            let protection = Protection::default();
+                            drive(Connection::new(service, session.clone(), local, protection), stream).await
+                        }
+                        Some(acceptor) => {
+                            Box::pin(secure(&acceptor, service, stream, (session.clone(), local))).await
+                        }
+                    }
+                } => result,
+                () = session.expelled() => Ok(()),
             }
         }
         Err(error) => Err(error.into()),
@@ -115,15 +129,15 @@ async fn secure(
     acceptor: &Acceptor,
     service: Arc<Service>,
     mut stream: TcpStream,
-    (peer, local): (SocketAddr, SocketAddr),
+    (session, local): (Arc<Session>, SocketAddr),
 ) -> Result<(), BoxError> {
     match acceptor.opening(&stream).await? {
         Opening::Tls => {
             let (stream, protection) = acceptor.accept(stream).await?;
-            drive(Connection::new(service, peer, local, protection), stream).await
+            drive(Connection::new(service, session, local, protection), stream).await
         }
         Opening::Plain if acceptor.mode() == TlsMode::Optional => {
-            drive(Connection::new(service, peer, local, Protection::default()), stream).await
+            drive(Connection::new(service, session, local, Protection::default()), stream).await
         }
         Opening::Plain => Ok(stream.write_all(PLAIN).await?),
         Opening::Silent => Err("no handshake came within the time-out".into()),
@@ -237,7 +251,8 @@ where
                 // It will, once an earlier answer is written and hyper asks it again.
                 Poll::Ready(Waiting::Body | Waiting::Reply) => return Poll::Pending,
                 Poll::Ready(waiting) => {
-                    tracing::debug!(peer = %connection.peer, ?waiting, "an HTTP connection took too long");
+                    let session = connection.session.id();
+                    tracing::debug!(session, peer = %connection.peer, ?waiting, "an HTTP connection took too long");
                     return Poll::Ready(Ok(()));
                 }
             }

@@ -57,6 +57,13 @@ const REFUSED_WORDS: [&str; 19] = [
 const REFUSED_KEYS: [&str; 8] =
     ["api-key", "access-key", "secret-key", "private-key", "app-key", "auth-key", "master-key", "admin-key"];
 
+/// Between a client and this node: an answer must not bring an explanation of its own.
+const OWN: [&str; 2] = ["waymeet-trace", "waymeet-trace-partial"];
+/// Asks for an explanation, and gives it (docs/trace.md).
+pub(super) const TRACE: HeaderName = HeaderName::from_static(OWN[0]);
+/// Whether some of it is outstanding.
+pub(super) const TRACE_PARTIAL: HeaderName = HeaderName::from_static(OWN[1]);
+
 /// Whether a header crosses. `name` is in lower case.
 pub(crate) fn crosses(name: &str) -> bool {
     if matches!(name, "content-type" | "traceparent" | "tracestate") {
@@ -64,6 +71,7 @@ pub(crate) fn crosses(name: &str) -> bool {
     }
     PREFIXES.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix))
         && !is_credential(name)
+        && !OWN.contains(&name)
 }
 
 /// The headers of an HTTP message that cross into messages, as a header block.
@@ -225,6 +233,8 @@ mod tests {
             "x-ssl-client-verify",
             "x-amz-credential",
             "x-secret",
+            "waymeet-trace",
+            "waymeet-trace-partial",
         ] {
             assert!(!crosses(name), "{name}");
         }

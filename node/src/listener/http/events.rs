@@ -17,6 +17,7 @@ use crate::auth::Connected;
 use crate::handle::Mailbox;
 use crate::metrics::{DropReason, SessionGuard};
 use crate::outbox::Item;
+use crate::sessions::Reader;
 
 /// Messages that wait are put together into pieces of about this many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -40,7 +41,7 @@ pub(super) trait Source: Unpin {
 
 impl Source for Mailbox {
     fn end_reason(&self) -> Option<&'static str> {
-        self.is_revoked().then_some(DropReason::NoPermission.as_str())
+        Self::end_reason(self)
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
@@ -72,6 +73,8 @@ pub(super) struct EventStream<S = Mailbox> {
     _connected: Option<Connected>,
     /// One of the node's streams.
     _counted: Option<SessionGuard>,
+    /// One of its connection's; behind the source, whose end is counted there.
+    _reader: Option<Reader>,
 }
 
 struct KeepAlive {
@@ -98,12 +101,18 @@ impl<S: Source> EventStream<S> {
             ended: false,
             _connected: None,
             _counted: None,
+            _reader: None,
         }
     }
 
-    /// Counts as one of the node's streams, and as one of a user's sessions.
-    pub(super) fn counting(self, counted: SessionGuard, connected: Option<Connected>) -> Self {
-        Self { _counted: Some(counted), _connected: connected, ..self }
+    /// Counts as one of the node's streams, as one of its connection's, and as one of a user's sessions.
+    pub(super) fn counting(
+        self,
+        counted: SessionGuard,
+        reader: Reader,
+        connected: Option<Connected>,
+    ) -> Self {
+        Self { _counted: Some(counted), _reader: Some(reader), _connected: connected, ..self }
     }
 
     /// The comment that begins the stream, when it has one and it was not handed out yet.

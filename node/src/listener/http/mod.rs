@@ -12,23 +12,26 @@ pub(crate) mod crossing;
 mod events;
 mod feed;
 mod guard;
+mod live;
 mod login;
 mod pages;
 mod problem;
 mod pulse;
 mod rest;
+mod sessions;
 mod socket;
 mod target;
+mod trace;
 mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
@@ -45,6 +48,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Limits};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
+use crate::sessions::Session;
 use crate::tls::{Acceptor, Protection};
 use crate::worker::Workers;
 use body::Body;
@@ -61,7 +65,7 @@ pub(crate) fn is_origin(text: &str) -> bool {
 }
 
 /// Every method that some resource has, for `OPTIONS *`.
-const ALL_METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
+const ALL_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
 /// Accepts connections until the node drains.
 pub(crate) async fn serve(
@@ -102,6 +106,7 @@ struct Connection {
     peer: SocketAddr,
     local: SocketAddr,
     protection: Protection,
+    session: Arc<Session>,
     pulse: Pulse,
     /// A subscription whose head hyper has been given; its messages are written without hyper.
     events: Mutex<Option<Box<EventStream>>>,
@@ -129,9 +134,15 @@ fn read_origins(config: &Config) -> AllowedOrigins {
 }
 
 impl Connection {
-    fn new(service: Arc<Service>, peer: SocketAddr, local: SocketAddr, protection: Protection) -> Arc<Self> {
+    fn new(
+        service: Arc<Service>,
+        session: Arc<Session>,
+        local: SocketAddr,
+        protection: Protection,
+    ) -> Arc<Self> {
+        let peer = session.peer();
         let (pulse, events, has_events) = (Pulse::new(), Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { service, peer, local, protection, pulse, events, has_events })
+        Arc::new(Self { service, peer, local, protection, session, pulse, events, has_events })
     }
 
     /// Makes the rest of the connection a stream of events, once everything before it is written.
@@ -153,7 +164,7 @@ impl Connection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         self.pulse.asked();
         let response = self.respond(request).await;
-        if !matches!(response.body(), Body::Events(_) | Body::HandOver { .. }) {
+        if !matches!(response.body(), Body::Events(_) | Body::Texts(_) | Body::HandOver { .. }) {
             self.pulse.answered();
         }
         response
@@ -162,6 +173,11 @@ impl Connection {
     /// Answers one request. Who may ask is decided before anything else is looked at.
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (mut head, mut body) = request.into_parts();
+        self.session.is_heard(Instant::now());
+        if !self.session.has_said() {
+            let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+            self.session.say(agent.unwrap_or_default(), "", "");
+        }
         if !is_framed_once(&head.headers) {
             let detail = "the one transfer coding that is taken here is chunked, once";
             let mut response = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail).into_response();
@@ -174,7 +190,8 @@ impl Connection {
         let admission = match admitted {
             Ok(admission) => admission,
             Err(refusal) => {
-                tracing::debug!(peer = %self.peer, %refusal, "refused an HTTP request");
+                let session = self.session.id();
+                tracing::debug!(session, peer = %self.peer, %refusal, "refused an HTTP request");
                 pass_over(body, &head);
                 return finish(Problem::from(refusal).into_response(), &head);
             }
@@ -235,7 +252,7 @@ impl Service {
         let post = head.method == Method::POST;
         match &target {
             // What says nothing of the node but that it lives, and the way in.
-            Target::Page(page) if get && page.subject().is_none() => return self.page(*page),
+            Target::Page(page) if get && page.subject().is_none() => return self.page(&self.node, *page),
             Target::Login if post => return connection.login(head, body).await,
             Target::Logout if post => return Ok(connection.logout(head)),
             _ => {}
@@ -253,15 +270,26 @@ impl Service {
         let node = match who {
             None => &self.node,
             who => {
+                connection.session.belongs_to(&who);
                 acting = self.node.acting_as(who);
                 &acting
             }
         };
         match &target {
             Target::Publish(subject) if post || head.method == Method::PUT => {
+                if head.headers.contains_key(crossing::TRACE) {
+                    let subject = subject.as_subject();
+                    // Apart, because every connection has room for what is not.
+                    return Box::pin(self.publish_explained(node, connection, head, subject, body)).await;
+                }
                 self.publish(node, connection, head, subject.as_subject(), body).await
             }
             Target::Request { subject, timeout } if post || get => {
+                if head.headers.contains_key(crossing::TRACE) {
+                    let subject = subject.as_subject();
+                    let asked = (subject, *timeout);
+                    return Box::pin(self.ask_explained(node, connection, head, asked, body)).await;
+                }
                 let asked = self.ask(node, connection, head, subject.as_subject(), *timeout, body).await?;
                 // hyper reads on while the reply is waited for. It uses its buffer again if nothing of the request
                 // points into it, and otherwise takes a new one for each request.
@@ -272,9 +300,23 @@ impl Service {
             Target::Subscribe { filters, queue } if get => {
                 self.subscribe(node, connection, head, filters, queue.as_deref())
             }
+            Target::Trace(filters) if get => self.trace(node, connection, head, filters),
+            // Apart for the same reason.
+            Target::Sessions(query) if get => Box::pin(self.sessions(node, query.clone())).await,
+            Target::Monitor(question) if get => Box::pin(self.monitor(node, question.clone())).await,
+            Target::Session(id) if get => Box::pin(self.session(node, *id)).await,
+            Target::Session(id) if head.method == Method::DELETE => self.disconnect(node, connection, *id),
             Target::Page(page) if get => {
                 self.check_page(*page, &node.user)?;
-                self.page(*page)
+                self.page(node, *page)
+            }
+            Target::Overview if get => {
+                self.check_page(Page::Console, &node.user)?;
+                self.overview(node, head)
+            }
+            Target::Subjects(question) if get => {
+                self.check_page(Page::Console, &node.user)?;
+                Box::pin(self.subjects(node, question)).await
             }
             _ => Err(Problem::method_not_allowed(target.allow())),
         }

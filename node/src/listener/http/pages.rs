@@ -4,12 +4,14 @@
 
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_FRAME_OPTIONS};
 use hyper::{Response, StatusCode};
+use serde::Serialize;
 
 use super::Service;
 use super::body::Body;
 use super::problem::Problem;
 use super::target::Page;
 use crate::console;
+use crate::handle::NodeHandle;
 
 /// The API in OpenAPI 3.1. The version is filled in when it is served.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -20,10 +22,10 @@ const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 impl Service {
-    pub(super) fn page(&self, page: Page) -> Result<Response<Body>, Problem> {
-        let node = self.node.info();
+    /// A page, as whoever `node` acts for sees it.
+    pub(super) fn page(&self, node: &NodeHandle, page: Page) -> Result<Response<Body>, Problem> {
         Ok(match page {
-            Page::Console => console(console::page(&self.node)),
+            Page::Console => console(console::page(node)),
             Page::ConsoleScript => text("text/javascript; charset=utf-8", console::SCRIPT),
             Page::ConsoleStyle => text("text/css; charset=utf-8", console::STYLE),
             Page::Health => text("application/json", r#"{"status":"ok"}"#),
@@ -36,7 +38,7 @@ impl Service {
                 response("text/plain; version=0.0.4; charset=utf-8", Body::full(self.node.metrics().encode()))
             }
             Page::OpenApi => {
-                let document = OPENAPI.replace(VERSION_MARK, node.version);
+                let document = OPENAPI.replace(VERSION_MARK, node.info().version);
                 response("application/json", Body::full(document))
             }
             Page::Peers => response("application/json", Body::full(self.node.peers().to_json())),
@@ -53,11 +55,17 @@ fn console(html: String) -> Response<Body> {
     response
 }
 
+/// An answer of this moment in JSON.
+pub(super) fn json(answer: &impl Serialize) -> Response<Body> {
+    let json = serde_json::to_vec(answer).expect("structs of texts and finite numbers are always JSON");
+    response("application/json", Body::full(json))
+}
+
 fn text(content_type: &'static str, text: &'static str) -> Response<Body> {
     response(content_type, Body::full(text))
 }
 
-fn response(content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn response(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -80,7 +88,7 @@ mod tests {
         assert_eq!(document["info"]["version"], VERSION_MARK);
         let paths = document["paths"].as_object().unwrap();
         for (path, item) in paths {
-            let path = path.replace("{subject}", "a.b").replace("{filter}", "a.*");
+            let path = path.replace("{subject}", "a.b").replace("{filter}", "a.*").replace("{id}", "7");
             let target = Target::parse(&path, Some("filter=a")).unwrap_or_else(|e| panic!("{path}: {e}"));
             let mut described: Vec<_> = item
                 .as_object()
@@ -100,11 +108,21 @@ mod tests {
             "/req/{subject}",
             "/sub/{filter}",
             "/sub",
+            "/trace/{filter}",
+            "/trace",
             "/peers",
+            "/sessions",
+            "/sessions/{id}",
+            "/varz",
+            "/connz",
+            "/subsz",
+            "/routez",
             "/healthz",
             "/readyz",
             "/metrics",
             "/openapi.json",
+            "/overview",
+            "/subjects",
             "/",
         ] {
             assert!(paths.contains_key(path), "{path} is not described");

@@ -14,6 +14,7 @@ use super::guard::Refusal;
 use super::target::TargetError;
 use crate::auth::LoginError;
 use crate::handle::{PublishError, RequestError, SubscribeError};
+use crate::trace::Explanation;
 
 /// An error, ready to be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(super) struct Problem {
     pub(super) challenges: &'static [&'static str],
     /// For 429 and 503: after how many seconds another try is worth it.
     pub(super) retry_after: Option<u64>,
+    /// What became of the message, for a client that asked.
+    pub(super) explanation: Option<Box<Explanation>>,
 }
 
 impl Problem {
@@ -44,6 +47,7 @@ impl Problem {
             version: None,
             challenges: &[],
             retry_after: None,
+            explanation: None,
         }
     }
 
@@ -82,6 +86,8 @@ impl Problem {
             status: u16,
             detail: &'a str,
             reason: &'a str,
+            #[serde(flatten)]
+            explanation: Option<&'a Explanation>,
         }
         let document = Document {
             r#type: "about:blank",
@@ -89,6 +95,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             reason: self.reason,
+            explanation: self.explanation.as_deref(),
         };
         let json = serde_json::to_vec(&document).expect("a struct of strings is always JSON");
         let mut response = Response::new(Body::full(json));

@@ -19,7 +19,8 @@ use super::events::EventStream;
 use super::problem::Problem;
 use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
-use crate::handle::{NodeHandle, PendingReply, RequestError};
+use crate::auth::Connected;
+use crate::handle::{Mailbox, NodeHandle, PendingReply, RequestError, SubscribeError};
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::CountedBy;
 
@@ -48,10 +49,11 @@ impl Service {
         subject: Subject<'_>,
         body: &mut Incoming,
     ) -> Result<Response<Body>, Problem> {
-        let payload = self.payload(connection, head, body).await?;
+        let payload = self.payload((node, subject), connection, head, body).await?;
         let headers = crossing::to_message(&head.headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let published = node.publish_slowed_counting(Listener::Http, &message).await?;
+        connection.session.accepted(1, message.size() as u64);
         let mut response = Response::new(Body::full(published.to_json(subject)));
         *response.status_mut() = StatusCode::ACCEPTED;
         *response.headers_mut() = emptied(head);
@@ -74,11 +76,12 @@ impl Service {
         if timeout > self.limits.max_request_timeout {
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
         }
-        let payload = self.payload(connection, head, body).await?;
+        let payload = self.payload((node, subject), connection, head, body).await?;
         let mut headers = crossing::to_message(&head.headers);
         name_method(&head.method, &payload, &mut headers);
         let message = Message { subject, reply: None, headers: headers.as_headers(), payload: &payload };
         let reply = node.begin_request(Listener::Http, CountedBy::Outbox, &message)?;
+        connection.session.accepted(1, message.size() as u64);
         head.headers.clear();
         Ok(Asked { reply, timeout })
     }
@@ -95,6 +98,7 @@ impl Service {
         } else {
             connection.pulse.wait_for_reply(reply, timeout).await.ok_or(RequestError::Timeout)??
         };
+        connection.session.answered(reply.message().size());
         let mut headers = emptied(head);
         let status = reply_head(reply.message().headers, &mut headers);
         // Nothing that a reply carries makes the answer to a POST one that may be stored (RFC 9111, section 3).
@@ -116,8 +120,26 @@ impl Service {
         filters: &[SubjectFilter],
         queue: Option<&str>,
     ) -> Result<Response<Body>, Problem> {
+        self.events(node, connection, head, filters.len(), || {
+            let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
+            for filter in filters {
+                mailbox.subscribe(filter.as_filter(), queue, TAG)?;
+            }
+            Ok(mailbox)
+        })
+    }
+
+    /// A stream of events from whatever `open` opens.
+    pub(super) fn events(
+        &self,
+        node: &NodeHandle,
+        connection: &Arc<Connection>,
+        head: &Parts,
+        filters: usize,
+        open: impl FnOnce() -> Result<Mailbox, SubscribeError>,
+    ) -> Result<Response<Body>, Problem> {
         let limit = self.limits.http.max_filters;
-        if filters.len() > limit {
+        if filters > limit {
             let detail = format!("one subscription may have at most {limit} filters");
             return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", detail));
         }
@@ -128,15 +150,11 @@ impl Service {
         let body = if head.method == Method::HEAD {
             Body::Empty
         } else {
-            let connected =
-                node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
-            let counted = self.count_stream()?;
-            let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
-            for filter in filters {
-                mailbox.subscribe(filter.as_filter(), queue, TAG)?;
-            }
-            let stream =
-                Box::new(EventStream::new(mailbox, framing, self.keep_alive).counting(counted, connected));
+            let (counted, connected) = self.count_reader(node)?;
+            let mailbox = open()?;
+            let reader = connection.session.reads(mailbox.queue());
+            let stream = EventStream::new(mailbox, framing, self.keep_alive);
+            let stream = Box::new(stream.counting(counted, reader, connected));
             if head.version == Version::HTTP_11 {
                 Body::HandOver { stream: Some(stream), connection: connection.clone() }
             } else {
@@ -152,6 +170,16 @@ impl Service {
         // `Last-Event-ID` is accepted and means nothing yet: ids count the events of one connection.
         headers.insert("waymeet-event-ids", HeaderValue::from_static("connection"));
         Ok(response)
+    }
+
+    /// One of the node's streams of events, and one of its user's sessions.
+    pub(super) fn count_reader(
+        &self,
+        node: &NodeHandle,
+    ) -> Result<(SessionGuard, Option<Connected>), Problem> {
+        let connected =
+            node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
+        Ok((self.count_stream()?, connected))
     }
 
     /// One of the node's streams of events.
@@ -174,8 +202,10 @@ impl Service {
         error.into()
     }
 
+    /// The payload of a message on a subject.
     async fn payload(
         &self,
+        (node, subject): (&NodeHandle, Subject<'_>),
         connection: &Connection,
         head: &Parts,
         body: &mut Incoming,
@@ -204,7 +234,7 @@ impl Service {
                         Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()),
                     ),
                 };
-                self.node.metrics().rejected(Listener::Http, reason);
+                node.reject(Listener::Http, subject, reason);
                 Err(problem)
             }
         }

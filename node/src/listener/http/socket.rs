@@ -187,7 +187,8 @@ mod tests {
         let node = Node::builder().without_listeners().workers(1).start().await.unwrap();
         let address = ([127, 0, 0, 1], 0).into();
         let service = Arc::new(Service::new(node.handle(), address));
-        Connection::new(service, address, address, Protection::default())
+        let session = service.begin_session(address).session().clone();
+        Connection::new(service, session, address, Protection::default())
     }
 
     async fn sniff(input: &[u8]) -> Option<(bool, Vec<u8>)> {

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use waymeet_core::{OwnedSubject, Resource, ResourceError, Subject, SubjectFilter, resource};
 
+use crate::console::{self, MAX_LEVELS};
+use crate::monitor::{self, QuestionError};
+use crate::sessions::{Query, QueryError};
+
 /// The longest queue group name, in bytes.
 const MAX_QUEUE_LEN: usize = 256;
 
@@ -25,7 +29,19 @@ pub(super) enum Target<'a> {
         filters: Vec<SubjectFilter>,
         queue: Option<String>,
     },
+    /// What becomes of the messages on these filters.
+    Trace(Vec<SubjectFilter>),
     Page(Page),
+    /// What the console shows at a glance.
+    Overview,
+    /// Parts of the tree of subjects.
+    Subjects(console::Question),
+    /// The list of sessions.
+    Sessions(Query),
+    /// One of them.
+    Session(u64),
+    /// What nats-server's monitoring port answers.
+    Monitor(monitor::Question),
     /// A browser's login.
     Login,
     /// The end of one.
@@ -79,10 +95,16 @@ pub(super) enum TargetError {
     PercentEncoding,
     #[error("a decoded URL must be UTF-8")]
     NotUtf8,
-    #[error("/sub needs a filter: /sub/a/b, /sub/a/** or /sub?filter=a.b&filter=c.**")]
+    #[error(
+        "a filter is needed: /sub/a/b, /sub/a/** or /sub?filter=a.b&filter=c.**, and the same for /trace"
+    )]
     NoFilter,
     #[error("a queue group is 1 to {MAX_QUEUE_LEN} bytes without white space and control characters")]
     Queue,
+    #[error(transparent)]
+    Sessions(#[from] QueryError),
+    #[error(transparent)]
+    Monitor(#[from] QuestionError),
     /// Not a bad request but an unknown resource: 404.
     #[error("there is no such resource; /openapi.json lists those that there are")]
     Unknown,
@@ -99,7 +121,16 @@ impl<'a> Target<'a> {
             let (subject, timeout) = (SubjectText::new(text)?, timeout_from_query(query)?);
             return Ok(Self::Request { subject, timeout });
         }
-        match Resource::from_segments(&segments(path)?)? {
+        let mut segments = segments(path)?;
+        if segments.first().is_some_and(|verb| verb == "trace") {
+            // Its filters are written as those of a subscription are.
+            segments[0] = Cow::Borrowed("sub");
+            return match subscription(subscribed(&segments)?, query)? {
+                Target::Subscribe { filters, .. } => Ok(Self::Trace(filters)),
+                other => Ok(other),
+            };
+        }
+        match Resource::from_segments(&segments)? {
             Resource::Publish(subject) => Ok(Self::Publish(SubjectText::Owned(subject))),
             Resource::Request(subject) => Ok(Self::Request {
                 subject: SubjectText::Owned(subject),
@@ -108,7 +139,16 @@ impl<'a> Target<'a> {
             Resource::Subscribe(filter) => subscription(filter, query),
             Resource::Other(name) if name == "login" => Ok(Self::Login),
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
-            Resource::Other(name) => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            Resource::Other(name) if name == "overview" => Ok(Self::Overview),
+            Resource::Other(name) if name == "subjects" => Ok(Self::Subjects(subjects_question(query)?)),
+            Resource::Other(name) if name == "sessions" => Ok(Self::Sessions(sessions_query(query)?)),
+            Resource::Other(name) if name.starts_with("sessions/") => {
+                session_number(&name).map(Self::Session)
+            }
+            Resource::Other(name) => match monitor::Question::from_name(&name) {
+                Some(question) => monitor_question(question, query).map(Self::Monitor),
+                None => Page::from_name(&name).map(Self::Page).ok_or(TargetError::Unknown),
+            },
         }
     }
 
@@ -118,7 +158,14 @@ impl<'a> Target<'a> {
             Self::Publish(_) => "POST, PUT, OPTIONS",
             Self::Login | Self::Logout => "POST, OPTIONS",
             Self::Request { .. } => "GET, HEAD, POST, OPTIONS",
-            Self::Subscribe { .. } | Self::Page(_) => "GET, HEAD, OPTIONS",
+            Self::Session(_) => "GET, HEAD, DELETE, OPTIONS",
+            Self::Subscribe { .. }
+            | Self::Trace(_)
+            | Self::Page(_)
+            | Self::Overview
+            | Self::Subjects(_)
+            | Self::Sessions(_)
+            | Self::Monitor(_) => "GET, HEAD, OPTIONS",
         }
     }
 }
@@ -164,6 +211,14 @@ fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, TargetError> {
     path.split('/').map(percent_decode).collect()
 }
 
+/// The filter that stands in the path of a subscription.
+fn subscribed(segments: &[Cow<'_, str>]) -> Result<Option<SubjectFilter>, TargetError> {
+    match Resource::from_segments(segments)? {
+        Resource::Subscribe(filter) => Ok(filter),
+        _ => Ok(None),
+    }
+}
+
 fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Target<'static>, TargetError> {
     let mut filters: Vec<SubjectFilter> = filter.into_iter().collect();
     let mut queue = None;
@@ -178,6 +233,42 @@ fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Ta
         return Err(TargetError::NoFilter);
     }
     Ok(Target::Subscribe { filters, queue })
+}
+
+fn subjects_question(query: Option<&str>) -> Result<console::Question, TargetError> {
+    let mut question = console::Question::default();
+    for (name, value) in parameters(query) {
+        match &*name? {
+            "under" if question.under.len() < MAX_LEVELS => question.under.push(value?.into_owned()),
+            "search" => question.search = value?.into_owned(),
+            _ => {}
+        }
+    }
+    Ok(question)
+}
+
+/// Of a parameter that is given twice the last one counts.
+fn sessions_query(query: Option<&str>) -> Result<Query, TargetError> {
+    let mut asked = Query::default();
+    for (name, value) in parameters(query) {
+        asked.set(&name?, &value?)?;
+    }
+    Ok(asked)
+}
+
+fn monitor_question(
+    mut question: monitor::Question,
+    query: Option<&str>,
+) -> Result<monitor::Question, TargetError> {
+    for (name, value) in parameters(query) {
+        question.set(&name?, &value?)?;
+    }
+    Ok(question)
+}
+
+fn session_number(name: &str) -> Result<u64, TargetError> {
+    let number = name.strip_prefix("sessions/").filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).ok_or(TargetError::Unknown)
 }
 
 fn queue_from_text(text: Cow<'_, str>) -> Result<String, TargetError> {

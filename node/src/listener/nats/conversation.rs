@@ -23,12 +23,13 @@ use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Pressed, Publisher, Verdict};
-use crate::shared::{Phase, WireSession};
+use crate::sessions::{Entry, Outlet, WireSession};
+use crate::shared::Phase;
 use crate::subscription::Subscription;
 use crate::tls::{Offer, Protection};
 
 /// The version of nats-server whose client protocol is spoken. Clients choose by it what they use.
-const PROTOCOL_VERSION: &str = "2.15.1";
+pub(crate) const PROTOCOL_VERSION: &str = "2.15.1";
 /// How many subscriptions of a session that ends go before others on the thread are served: about a millisecond's worth.
 const LEAVING_AT_ONCE: usize = 256;
 /// NATS, as far as an outbox must know it.
@@ -47,6 +48,10 @@ struct Client {
     outbox: Arc<WireOutbox>,
     origin: Origin,
     entrance: Entrance,
+    /// Among the sessions of the node, until it has ended.
+    entry: Option<Entry>,
+    /// When the PING was sent whose PONG has not come.
+    pinged: Option<Instant>,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     /// What remains of them while the session ends.
     leaving: Vec<Arc<Subscription>>,
@@ -88,7 +93,8 @@ impl Conversation {
         let line = info_line(node, session, (peer, local), offer, entrance.nonce(), ldm);
         outbox.send(&line);
         let wire = WireSession { outbox: outbox.clone(), peer, local, offer };
-        shared.wire_sessions.lock().insert(session, wire);
+        let entry = shared.sessions.begin(session, listener, peer, Outlet::Wire(wire));
+        entry.session().belongs_to(&entrance.user());
         let parser_limits = Limits {
             max_control_line_bytes: limits.max_control_line_bytes,
             max_payload_bytes: limits.max_payload_bytes,
@@ -102,6 +108,8 @@ impl Conversation {
             outbox,
             origin,
             entrance,
+            entry: Some(entry),
+            pinged: None,
             subscriptions: HashMap::new(),
             leaving: Vec::new(),
             sweep_at: 16,
@@ -148,6 +156,11 @@ impl Conversation {
             publisher.routed(began.elapsed());
             result
         });
+        if let Some(entry) = &client.entry {
+            let (messages, bytes) = outcome.accepted;
+            entry.session().is_heard(began);
+            entry.session().accepted(messages, bytes);
+        }
         let pressed = outcome.pressed.filter(|_| shared.config.limits.slow_publishers);
         (result, pressed)
     }
@@ -234,16 +247,15 @@ impl Conversation {
         }
         self.client.outbox.flush();
         self.client.outbox.close(reason);
-        let session = self.client.origin.session;
-        shared.wire_sessions.lock().remove(&session);
-        tracing::debug!(session, %why, "session ends");
+        let Some(entry) = self.client.entry.take() else { return };
+        entry.end(reason, why);
     }
 }
 
 impl Drop for Conversation {
     fn drop(&mut self) {
         // A task that is dropped with its runtime leaves nothing behind either.
-        if self.client.node.shared.wire_sessions.lock().contains_key(&self.client.origin.session) {
+        if self.client.entry.is_some() {
             self.end(DropReason::SubscriberGone, &"the node stopped");
         }
     }
@@ -365,10 +377,24 @@ impl Upstream for Batch<'_> {
 
     fn connected(&mut self, options: &ConnectOptions) {
         let client = &mut *self.client;
+        if let Some(entry) = &client.entry {
+            entry.session().say(&options.name, &options.lang, &options.version);
+            entry.session().belongs_to(&client.entrance.user());
+        }
         if client.outbox.set_options(options.headers, options.echo, options.no_responders) {
             for subscription in client.subscriptions.values() {
                 client.node.shared.exchange.refresh(subscription);
             }
+        }
+    }
+
+    fn pinged(&mut self) {
+        self.client.pinged = Some(Instant::now());
+    }
+
+    fn ponged(&mut self) {
+        if let (Some(pinged), Some(entry)) = (self.client.pinged.take(), &self.client.entry) {
+            entry.session().ponged(pinged.elapsed());
         }
     }
 

@@ -24,7 +24,7 @@ use crate::metrics::Listener;
 use crate::tls::Acceptor;
 use crate::worker::Workers;
 
-pub(crate) use conversation::{PROTOCOL, info_line};
+pub(crate) use conversation::{PROTOCOL, PROTOCOL_VERSION, info_line};
 pub(crate) use login::Proof;
 pub use stream::serve_stream;
 pub(crate) use stream::serve_stream_to_end;

@@ -3,6 +3,7 @@
 //! Owns the order of the bytes that wait and the flags that go with them. It must not write, wake or
 //! count; the outbox does.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::super::segments::{Segment, Segments};
 use crate::budget::Pages;
 use crate::buffers;
 use crate::metrics::DropReason;
+use crate::trace::Mark;
 
 /// An own buffer that has grown so far is closed and a new one begun, so that no append moves megabytes.
 const TAIL_LIMIT_BYTES: usize = 1 << 20;
@@ -39,19 +41,78 @@ pub(super) struct State {
     pub(super) flushing: bool,
     pub(super) blocked: Option<Instant>,
     pub(super) last_progress: Option<Instant>,
+    /// Since when a connection that writes itself has been writing what it took.
+    pub(super) writing_since: Option<Instant>,
+    /// Deliveries written, all bytes written, and deliveries lost, since the session began.
+    pub(super) sent: (u64, u64),
+    pub(super) dropped: u64,
     /// The connection's task is to look at its permissions again.
     pub(super) recheck: bool,
     pub(super) closed: Option<DropReason>,
+    /// Those of the messages that wait that somebody asked about; none most of the time.
+    pub(super) marks: Option<Box<Marks>>,
     pub(super) socket: Option<Arc<OwnedWriteHalf>>,
 }
 
+/// Traced messages among the bytes that wait.
+#[derive(Default)]
+pub(super) struct Marks {
+    /// Bytes that have left since the first of them came.
+    gone: u64,
+    /// Each with the count of bytes at which it has left; in that order.
+    waiting: VecDeque<(u64, Mark)>,
+}
+
 impl State {
+    /// Says that the bytes that wait now end with a traced message.
+    pub(super) fn mark(&mut self, mark: Mark) {
+        let marks = self.marks.get_or_insert_default();
+        marks.waiting.push_back((marks.gone + self.bytes as u64, mark));
+    }
+
+    /// Says that so many bytes have left.
+    #[inline]
+    pub(super) fn have_left(&mut self, bytes: usize) {
+        if self.marks.is_some() {
+            self.tell_delivered(bytes);
+        }
+    }
+
+    #[cold]
+    fn tell_delivered(&mut self, bytes: usize) {
+        let Some(marks) = &mut self.marks else { return };
+        marks.gone += bytes as u64;
+        while let Some((_, mark)) = marks.waiting.pop_front_if(|(end, _)| *end <= marks.gone) {
+            mark.delivered();
+        }
+        if marks.waiting.is_empty() {
+            self.marks = None;
+        }
+    }
+
+    /// Says that what waits is dropped.
+    pub(super) fn tell_dropped(&mut self, reason: DropReason) {
+        if let Some(marks) = self.marks.take() {
+            marks.waiting.iter().for_each(|(_, mark)| mark.dropped(reason));
+        }
+    }
+
     pub(super) fn is_pressed(&self, limit_bytes: usize) -> bool {
         // Of a connection that writes itself only its progress tells whether it takes bytes.
         let is_writable = self.socket.is_some() && self.blocked.is_none();
         self.bytes > limit_bytes / 4 * 3
             && self.closed.is_none()
             && (is_writable || self.last_progress.is_some_and(|at| at.elapsed() < PROGRESS_WINDOW))
+    }
+
+    /// Since when the subscriber has had to take something and has taken nothing.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.blocked.map(|since| self.last_progress.map_or(since, |progress| progress.max(since)))
+    }
+
+    pub(super) fn count_sent(&mut self, messages: u64, bytes: usize) {
+        self.sent.0 += messages;
+        self.sent.1 += bytes as u64;
     }
 
     pub(super) fn has_bytes(&self) -> bool {
@@ -85,6 +146,7 @@ impl State {
     pub(super) fn put_back(&mut self, mut unwritten: Segments, written: usize, own_bytes: usize) {
         self.bytes -= written;
         self.own_bytes -= own_bytes;
+        self.have_left(written);
         if written > 0 {
             self.last_progress = Some(Instant::now());
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use waymeet_core::{Message, Subject};
 
+use super::super::SharedBytes;
 use super::*;
 use crate::budget::Held;
 

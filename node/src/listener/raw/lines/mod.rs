@@ -20,6 +20,7 @@ use crate::config::{LineListener, RawMode};
 use crate::handle::NodeHandle;
 use crate::listener::accept;
 use crate::metrics::{DropReason, Listener};
+use crate::sessions::{DISCONNECTED, Outlet, Readers};
 use crate::worker::Workers;
 
 /// One listener's settings.
@@ -48,6 +49,8 @@ enum End {
     WriteDeadline,
     #[error("the node stops")]
     Stopped,
+    #[error("somebody has disconnected it")]
+    Expelled,
 }
 
 impl Service {
@@ -85,16 +88,32 @@ impl Service {
         };
         let Some(_place) = self.node.admit(peer.ip()) else { return self.refuse(stream, peer).await };
         let _counted = self.node.metrics().session(Listener::Lines);
-        tracing::debug!(%peer, "a connection of lines begins");
+        let shared = &self.node.shared;
+        let outlet = Outlet::Connection(Readers::default());
+        let entry = shared.sessions.begin(shared.next_session(), Listener::Lines, peer, outlet);
+        let session = entry.session();
+        session.belongs_to(&self.acting().and_then(|node| node.user));
+        tracing::debug!(session = session.id(), %peer, "a connection of lines begins");
         let subject = self.subject.of(peer);
-        let end = match self.mode {
-            RawMode::Publish => publish::run(&self, &mut stream, &subject).await,
-            RawMode::Request => request::run(&self, &mut stream, &subject).await,
+        let end = tokio::select! {
+            biased;
+            end = async {
+                match self.mode {
+                    RawMode::Publish => publish::run(&self, session, &mut stream, &subject).await,
+                    RawMode::Request => request::run(&self, session, &mut stream, &subject).await,
+                }
+            } => end,
+            () = session.expelled() => End::Expelled,
         };
-        if matches!(end, End::Finished | End::Idle | End::Stopped) {
+        if matches!(end, End::Expelled) && self.mode == RawMode::Request {
+            let farewell = format!("-ERR {DISCONNECTED}\n");
+            // A client that takes nothing is not waited for.
+            let _ = stream.try_write(farewell.as_bytes());
+        }
+        if matches!(end, End::Finished | End::Idle | End::Stopped | End::Expelled) {
             let_go(&mut stream).await;
         }
-        tracing::debug!(%peer, %end, "a connection of lines ends");
+        tracing::debug!(session = session.id(), %peer, %end, "a connection of lines ends");
     }
 
     async fn refuse(&self, mut stream: TcpStream, peer: SocketAddr) {

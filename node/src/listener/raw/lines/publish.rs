@@ -17,18 +17,14 @@ use super::{End, Service};
 use crate::buffers;
 use crate::metrics::Listener;
 use crate::publisher::{Origin, Pressed, Publisher};
+use crate::sessions::Session;
 
 /// Publishes what the client sends, until it says no more or says nothing for too long. A node that drains
 /// takes what has arrived and no more.
-pub(super) async fn run(service: &Service, stream: &mut TcpStream, subject: &str) -> End {
+pub(super) async fn run(service: &Service, session: &Session, stream: &mut TcpStream, subject: &str) -> End {
     let node = &service.node;
-    let origin = Origin {
-        listener: Listener::Lines,
-        session: node.shared.next_session(),
-        trusted: false,
-        policy: None,
-    };
-    let mut batch = Batch { service, subject, origin, lines: Lines::new(service.max_line_bytes) };
+    let origin = Origin { listener: Listener::Lines, session: session.id(), trusted: false, policy: None };
+    let mut batch = Batch { service, session, subject, origin, lines: Lines::new(service.max_line_bytes) };
     let mut draining = pin!(node.draining());
     let mut drains = false;
     let mut idle = pin!(sleep_until(Instant::now() + service.idle_timeout));
@@ -73,6 +69,7 @@ enum After {
 
 struct Batch<'a> {
     service: &'a Service,
+    session: &'a Session,
     subject: &'a str,
     origin: Origin,
     lines: Lines,
@@ -82,7 +79,7 @@ impl Batch<'_> {
     /// Publishes the lines of one read; an empty one is the end of the input.
     fn publish(&mut self, input: &[u8], more: bool) -> After {
         let began = std::time::Instant::now();
-        let Self { service, subject, origin, lines } = self;
+        let Self { service, session, subject, origin, lines } = self;
         let shared = &service.node.shared;
         let acting = service.acting();
         origin.policy = acting.as_ref().and_then(|node| node.user.as_ref()).map(|user| user.policy_id());
@@ -102,6 +99,8 @@ impl Batch<'_> {
             }
             publisher.routed(began.elapsed());
         });
+        session.is_heard(began);
+        session.accepted(outcome.accepted.0, outcome.accepted.1);
         match outcome.pressed.filter(|_| shared.config.limits.slow_publishers) {
             _ if input.is_empty() => After::Finished,
             Some(subscriber) => After::SlowDown(subscriber),

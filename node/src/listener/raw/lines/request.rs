@@ -21,16 +21,18 @@ use super::super::answer::{Failure, Outcome, check};
 use super::{End, Service};
 use crate::buffers;
 use crate::metrics::Listener;
+use crate::sessions::Session;
 
 /// Answers are put together until there are so many bytes; then they are written before more are taken.
 const WRITE_BYTES: usize = 64 * 1_024;
 
 /// Answers what the client asks, until it asks no more or says nothing for too long.
-pub(super) async fn run(service: &Service, stream: &mut TcpStream, subject: &str) -> End {
+pub(super) async fn run(service: &Service, session: &Session, stream: &mut TcpStream, subject: &str) -> End {
     // The subject comes from a template that was checked with the longest address.
     let Ok(subject) = Subject::new(subject) else { return End::Stopped };
     let mut conversation = Conversation {
         service,
+        session,
         stream,
         subject,
         lines: Lines::new(service.max_line_bytes),
@@ -77,6 +79,7 @@ enum Input {
 
 struct Conversation<'a> {
     service: &'a Service,
+    session: &'a Session,
     stream: &'a mut TcpStream,
     subject: Subject<'a>,
     lines: Lines,
@@ -130,6 +133,9 @@ impl<'a> Conversation<'a> {
     fn collect(&mut self, cx: &mut Context<'_>) {
         while self.out.len() < WRITE_BYTES {
             let Poll::Ready(Some(answer)) = self.asked.poll_next_unpin(cx) else { return };
+            if let Ok(delivery) = &answer.outcome {
+                self.session.answered(delivery.payload().len());
+            }
             append(&mut self.out, &answer.outcome, answer.crlf);
         }
     }
@@ -160,6 +166,7 @@ impl<'a> Conversation<'a> {
             let mut space = ReadBuf::new(buffer);
             ready!(Pin::new(&mut *self.stream).poll_read(cx, &mut space))?;
             self.last_read = Instant::now();
+            self.session.is_heard(self.last_read.into());
             let input = space.filled();
             if input.is_empty() {
                 self.input = Input::Ended;
@@ -182,9 +189,9 @@ impl<'a> Conversation<'a> {
         }
         if self.input == Input::Ended && self.unread.is_empty() && self.has_room() {
             self.input = Input::Done;
-            let Self { service, subject, lines, asked, crlf, .. } = self;
+            let Self { service, session, subject, lines, asked, crlf, .. } = self;
             if let Some(line) = lines.finish() {
-                asked.push_back(start(service, *subject, line, crlf));
+                asked.push_back(start((service, session), *subject, line, crlf));
             }
         }
         self.asked.len() > before
@@ -194,9 +201,9 @@ impl<'a> Conversation<'a> {
     fn ask<'i>(&mut self, input: &'i [u8]) -> &'i [u8] {
         let mut rest = input;
         while self.has_room() {
-            let Self { service, subject, lines, asked, crlf, .. } = self;
+            let Self { service, session, subject, lines, asked, crlf, .. } = self;
             let Some(line) = lines.next(&mut rest) else { break };
-            asked.push_back(start(service, *subject, line, crlf));
+            asked.push_back(start((service, session), *subject, line, crlf));
         }
         rest
     }
@@ -238,7 +245,12 @@ impl<'a> Conversation<'a> {
 }
 
 /// Begins what a line asks for.
-fn start<'a>(service: &'a Service, subject: Subject<'a>, line: Line<'_>, crlf: &mut bool) -> Asked<'a> {
+fn start<'a>(
+    (service, session): (&'a Service, &Session),
+    subject: Subject<'a>,
+    line: Line<'_>,
+    crlf: &mut bool,
+) -> Asked<'a> {
     let bytes = match line {
         Line::Whole { bytes, crlf: ended } => {
             *crlf = ended;
@@ -255,6 +267,7 @@ fn start<'a>(service: &'a Service, subject: Subject<'a>, line: Line<'_>, crlf: &
         service.reject_stranger();
         return Box::pin(ready(Answer { outcome: Err(Failure::NoPermission), crlf }));
     };
+    session.accepted(1, bytes.len() as u64);
     Box::pin(async move {
         let message = Message::new(subject, &bytes);
         let reply = node.request(Listener::Lines, &message, service.timeout).await;

@@ -1,0 +1,69 @@
+"""What became of a message: asked as NATS clients ask (ADR-41) and over HTTP (docs/trace.md), across a link."""
+
+import asyncio
+import json
+
+import nats
+import pytest
+
+from mesh import PATIENCE_S, STEP_S, Mesh
+
+SOON = 30
+
+
+@pytest.fixture(scope="module")
+async def pair(pytestconfig):
+    """Two nodes and a NATS client on each; the far one subscribes."""
+    mesh = Mesh(pytestconfig.getoption("--binary"))
+    await mesh.start("pair")
+    here, there = [await nats.connect(node.nats) for node in mesh.nodes]
+    mesh.here, mesh.there = here, there
+    mesh.got = await there.subscribe("orders.*", queue="workers")
+    # Known here once a message finds what was subscribed to later.
+    later = await there.subscribe("ready")
+    async with asyncio.timeout(PATIENCE_S):
+        while not later.pending_msgs:
+            await here.publish("ready", b"")
+            await asyncio.sleep(STEP_S)
+    await later.unsubscribe()
+    yield mesh
+    await here.close()
+    await there.close()
+    await mesh.stop()
+
+
+async def traced(mesh, only):
+    """The events of one message by the node that tells them."""
+    inbox = mesh.here.new_inbox()
+    events = await mesh.here.subscribe(inbox)
+    await mesh.here.flush()
+    headers = {"Nats-Trace-Dest": inbox}
+    if only:
+        headers["Nats-Trace-Only"] = "true"
+    await mesh.here.publish("orders.new", b"traced" if only else b"delivered", headers=headers)
+    found = {}
+    while len(found) < 2:
+        message = await events.next_msg(timeout=SOON)
+        event = json.loads(message.data)
+        found[event["server"]["name"]] = event
+    await events.unsubscribe()
+    return found
+
+
+@pytest.mark.parametrize("only", [False, True])
+async def test_each_node_tells_its_part(pair, only):
+    """The event of the node beyond is found by its hop, as `nats trace` finds it."""
+    events = await traced(pair, only)
+    first, second = events["n0"], events["n1"]
+    entry, out = first["events"]
+    assert (entry["type"], entry["kind"], entry["subj"]) == ("in", 0, "orders.new")
+    assert (out["type"], out["kind"], first["hops"]) == ("eg", 1, 1)
+    assert second["request"]["header"]["Nats-Trace-Hop"] == [out["hop"]]
+    entry, out = second["events"]
+    assert (entry["type"], entry["kind"]) == ("in", 1)
+    assert (out["type"], out["kind"], out["sub"], out["queue"]) == ("eg", 0, "orders.*", "workers")
+    assert out["cid"] == pair.there.client_id
+    # What comes behind it comes next when it was not to be delivered.
+    await pair.here.publish("orders.next", b"behind")
+    expected = [b"behind"] if only else [b"delivered", b"behind"]
+    assert [(await pair.got.next_msg(timeout=SOON)).data for _ in expected] == expected

@@ -1,0 +1,142 @@
+//! What is told of one message over two and three nodes (docs/trace.md, "Over links").
+
+mod http_support;
+mod trace_support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use http_support::{http_address, request, send, serve, subscribe};
+use serde_json::Value;
+use trace_support::{SOON, Trail, named};
+use waymeet::Node;
+use waymeet::config::{Address, Config};
+
+const ASKING: (&str, &str) = ("waymeet-trace", "1");
+
+/// A node that is linked to these.
+async fn linked(name: &str, to: &[&Node], settings: &str) -> Node {
+    let mut config = Config::from_toml(settings, Path::new("test.toml")).expect("the settings are valid");
+    let loopback: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    config.node.name = Some(name.to_owned());
+    config.listeners.http.address = Address::On(loopback);
+    config.listeners.nats.address = Address::On(loopback);
+    config.listeners.coap.address = Address::Off;
+    config.mesh.address = Address::On(loopback);
+    config.mesh.join =
+        to.iter().map(|node| node.addresses().mesh.expect("it has a mesh").to_string()).collect();
+    Node::builder().config(config).workers(1).start().await.expect("free ports")
+}
+
+/// Waits until a node reaches so many others, each with so many interests in all.
+async fn reaches(node: &Node, peers: usize, interests: usize) {
+    let begun = Instant::now();
+    loop {
+        let now: Value = serde_json::from_slice(&node.handle().peers().to_json()).expect("JSON");
+        let list = now["peers"].as_array().expect("a list");
+        let wanted: u64 = list.iter().filter_map(|peer| peer["interests"].as_u64()).sum();
+        if list.len() == peers && wanted >= interests as u64 {
+            return;
+        }
+        assert!(begun.elapsed() < SOON, "{now:#}");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
+/// `node step`, in the order of time.
+fn story(steps: &[Value]) -> Vec<String> {
+    let word = |step: &Value, field: &str| step[field].as_str().expect("a text").to_owned();
+    steps.iter().map(|step| format!("{} {}", word(step, "name"), word(step, "step"))).collect()
+}
+
+#[tokio::test]
+async fn a_receipt_tells_of_the_node_beyond() {
+    let hall = linked("hall", &[], "").await;
+    let attic = linked("attic", &[&hall], "").await;
+    serve(&attic.handle(), "far.*", &[]);
+    reaches(&hall, 1, 1).await;
+    let mut answer = send(&hall, request("POST", "/req/far/a", &[ASKING], b"hi")).await;
+    // On a machine that stands still for 250 ms some steps are outstanding, as the answer says.
+    for _ in 0..100 {
+        if answer.headers["waymeet-trace-partial"] == "false" {
+            break;
+        }
+        answer = send(&hall, request("POST", "/req/far/a", &[ASKING], b"hi")).await;
+    }
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b"HI"[..]));
+    let lines = answer.headers.get_all("waymeet-trace").iter().map(|line| line.to_str().unwrap());
+    let steps: Vec<Value> = lines.map(|line| serde_json::from_str(line).expect("a step")).collect();
+    let mut told = story(&steps);
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "attic accepted",
+            "attic answered",
+            "attic delivered",
+            "attic forwarded",
+            "attic matched",
+            "hall accepted",
+            "hall accepted",
+            "hall delivered",
+            "hall forwarded",
+            "hall matched",
+        ],
+        "{steps:#?}"
+    );
+    assert_eq!(answer.headers["waymeet-trace-partial"], "false");
+    let trace = &steps[0]["trace"];
+    assert!(steps.iter().all(|step| step["trace"] == *trace));
+    let there = steps.iter().find(|step| step["name"] == "attic").expect("a step");
+    assert_eq!((&there["peer"], &there["listener"]), (&hall.id().into(), &"mesh".into()));
+    let answered = named(&steps, "answered");
+    let asked = steps.iter().find(|step| step["step"] == "accepted").expect("a step");
+    assert_eq!(answered["request"], asked["message"]);
+    let back = |step: &&Value| step["name"] == "hall" && step["request"] == asked["message"];
+    let back = steps.iter().find(back).expect("the answer's way");
+    assert!(back["after_us"].is_u64(), "{back}");
+    attic.drain().await;
+    hall.drain().await;
+}
+
+#[tokio::test]
+async fn a_reader_in_the_middle_sees_what_passes_and_what_follows() {
+    let hall = linked("hall", &[], "").await;
+    let stairs = linked("stairs", &[&hall], "[mesh]\nmax_links = 2").await;
+    reaches(&stairs, 1, 0).await;
+    let attic = linked("attic", &[&stairs], &format!("[mesh]\nblock = [\"{}\"]", hall.id())).await;
+    let _reader = subscribe(&attic.handle(), "far.>");
+    reaches(&hall, 2, 1).await;
+    let mut trail = Trail::of(&stairs, "far.>");
+    let mut whole = Trail::of(&hall, "far.>");
+    let answer = send(&hall, request("POST", "/pub/far/a", &[ASKING], b"hi")).await;
+    assert_eq!(answer.status, 202);
+    let steps = trail.until(|step| step["name"] == "attic" && step["step"] == "matched").await;
+    let told = story(&steps);
+    assert_eq!(
+        told,
+        ["stairs accepted", "stairs forwarded", "attic accepted", "attic matched"],
+        "{steps:#?}"
+    );
+    // What waits in a mailbox is outstanding.
+    assert_eq!(answer.json()["partial"], true);
+    // Where it was published the whole way is seen, once.
+    let steps = whole.until(|step| step["name"] == "attic" && step["step"] == "matched").await;
+    assert_eq!(
+        story(&steps),
+        [
+            "hall accepted",
+            "hall forwarded",
+            "stairs accepted",
+            "stairs forwarded",
+            "attic accepted",
+            "attic matched",
+        ],
+        "{steps:#?}"
+    );
+    for node in [attic, stairs, hall] {
+        assert!(http_address(&node).port() > 0);
+        node.drain().await;
+    }
+}
