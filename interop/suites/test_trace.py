@@ -19,12 +19,8 @@ async def pair(pytestconfig):
     here, there = [await nats.connect(node.nats) for node in mesh.nodes]
     mesh.here, mesh.there = here, there
     mesh.got = await there.subscribe("orders.*", queue="workers")
-    # Known here once a message finds what was subscribed to later.
     later = await there.subscribe("ready")
-    async with asyncio.timeout(PATIENCE_S):
-        while not later.pending_msgs:
-            await here.publish("ready", b"")
-            await asyncio.sleep(STEP_S)
+    await reached(here, "ready", later)
     await later.unsubscribe()
     yield mesh
     await here.close()
@@ -32,11 +28,20 @@ async def pair(pytestconfig):
     await mesh.stop()
 
 
+async def reached(client, subject, subscription):
+    """Waits until what a client publishes, here nothing, finds a subscription on another node: what was subscribed to there
+    before it is known then as well."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not subscription.pending_msgs:
+            await client.publish(subject, b"")
+            await asyncio.sleep(STEP_S)
+
+
 async def traced(mesh, only):
     """The events of one message by the node that tells them."""
     inbox = mesh.here.new_inbox()
     events = await mesh.here.subscribe(inbox)
-    await mesh.here.flush()
+    await reached(mesh.there, inbox, events)
     headers = {"Nats-Trace-Dest": inbox}
     if only:
         headers["Nats-Trace-Only"] = "true"
@@ -44,6 +49,8 @@ async def traced(mesh, only):
     found = {}
     while len(found) < 2:
         message = await events.next_msg(timeout=SOON)
+        if not message.data:
+            continue
         event = json.loads(message.data)
         found[event["server"]["name"]] = event
     await events.unsubscribe()
