@@ -190,7 +190,7 @@ export function Graph({ listeners, links, clients }: Props) {
               );
               return (
                 <g key={box.key} class={`box ${box.kind}`} data-box={box.key}>
-                  {box.href ? <a href={box.href} aria-label={box.label ?? `${box.title} ${box.note}`}>{body}</a> : body}
+                  {box.href ? <a href={box.href}><title>{box.label ?? `${box.title} ${box.note}`}</title>{body}</a> : body}
                 </g>
               );
             })}
