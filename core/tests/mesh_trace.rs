@@ -45,7 +45,7 @@ fn a_mark_passes_every_node_and_steps_find_the_way_back() {
     );
     network.run_for(CONVERGED);
     for node in 1..4 {
-        assert_eq!(network.node(node).clients.marks, [mark.clone()], "node {node}");
+        assert_eq!(network.node(node).clients.marks, std::slice::from_ref(&mark), "node {node}");
     }
     assert_eq!(network.node(3).clients.got.len(), 1);
 
