@@ -13,6 +13,8 @@ use crate::headers::Headers;
 
 /// The header that carries a trace context.
 pub const TRACEPARENT: &str = "traceparent";
+/// The header that carries what tracing systems add to it (section 3.3).
+pub const TRACESTATE: &str = "tracestate";
 
 /// Names a trace; never all zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,6 +13,8 @@ pub(crate) const READERS: u8 = 2;
 pub(crate) const REQUESTS: u8 = 4;
 /// Somebody wants to know how many messages there are on which subject.
 pub(crate) const COUNTING: u8 = 8;
+/// Messages may be recorded for OpenTelemetry.
+pub(crate) const SAMPLING: u8 = 16;
 
 /// Reasons to look.
 #[derive(Debug, Default)]

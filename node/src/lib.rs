@@ -33,6 +33,7 @@ mod publisher;
 mod sessions;
 mod shared;
 mod subscription;
+mod telemetry;
 pub mod tls;
 mod trace;
 #[doc(hidden)]

@@ -21,6 +21,7 @@ use crate::listener::nats;
 use crate::mesh::{self, IdentityError, MeshError, NodeKey};
 use crate::metrics::{DropReason, Listener};
 use crate::shared::{NodeInfo, Phase, Shared};
+use crate::telemetry::{Exporter, Telemetry};
 use crate::tls::{Acceptors, TlsError};
 use crate::upstream::coap::{self as coap_upstream, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
@@ -191,6 +192,7 @@ impl NodeBuilder {
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         shared.exchange.set_id(key.id());
+        let exporter = exporter(&shared)?;
         // Before the workers, so that a port that is taken leaves nothing behind.
         let mesh = start_mesh(&handle, &key, data_dir.as_deref()).await?;
         let workers = Workers::start("waymeet", count, &shared.exchange).map_err(StartError::Workers)?;
@@ -205,6 +207,9 @@ impl NodeBuilder {
             if let Ok(attached) = upstream.attach(handle.clone()) {
                 workers.next().spawn(attached.serve());
             }
+        }
+        if let Some(exporter) = exporter {
+            workers.next().spawn(exporter.run());
         }
         bound.serve(&handle, &workers, &acceptors, psks);
         // Watchers see the phase; there may be none yet.
@@ -325,6 +330,9 @@ impl Node {
         if let Some(mesh) = self.mesh.take() {
             mesh.stop().await;
         }
+        if let Some(telemetry) = shared.exchange.tracer.telemetry() {
+            telemetry.finish().await;
+        }
         if let Some(workers) = self.workers.take() {
             workers.stop();
             // Joining blocks, and whoever drains may still have a signal to hear.
@@ -356,6 +364,21 @@ fn is_idle(shared: &Shared) -> bool {
 fn is_occupied(shared: &Shared) -> bool {
     shared.in_flight.load(Ordering::Acquire) > 0
         || Listener::ALL.iter().any(|listener| shared.metrics.sessions(*listener) > 0)
+}
+
+/// Has messages recorded as the configuration says; what sends them to a collector, if there is one.
+fn exporter(shared: &Shared) -> Result<Option<Exporter>, StartError> {
+    let (config, limits) = (&shared.config.telemetry, &shared.config.limits);
+    let Some(telemetry) = Telemetry::new(config, limits.max_payload_bytes, &shared.metrics) else {
+        return Ok(None);
+    };
+    shared.exchange.tracer.set_telemetry(telemetry.clone());
+    // One that is none was refused with the configuration.
+    let Some(endpoint) = config.otlp_endpoint.as_deref().and_then(|text| text.parse().ok()) else {
+        return Ok(None);
+    };
+    let tls = |error| StartError::Tls { key: "telemetry.otlp_endpoint".to_owned(), error };
+    Exporter::new(telemetry, endpoint, &shared.info).map(Some).map_err(tls)
 }
 
 /// Starts the mesh, unless it is off.

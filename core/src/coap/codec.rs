@@ -232,17 +232,21 @@ pub fn encode_empty(out: &mut Vec<u8>, kind: Type, message_id: u16) {
     Encoder::new(out, kind, Code::EMPTY, message_id, Token::EMPTY);
 }
 
-/// Adds an option to a message that has been written already, behind its last one. What is no message stays
+/// Adds an option to a message that has been written already, at its place in the order. What is no message stays
 /// as it is.
-pub fn append_uint(datagram: &mut Vec<u8>, number: u16, value: u32) {
+pub fn insert_uint(datagram: &mut Vec<u8>, number: u16, value: u32) {
     let mut longer = Vec::with_capacity(datagram.len() + 8);
     let Ok(message) = parse(datagram) else { return };
     let Datagram { kind, code, message_id, token, options, payload } = message;
     let mut encoder = Encoder::new(&mut longer, kind, code, message_id, token);
-    for option in options.iter() {
+    let mut options = options.iter().peekable();
+    while let Some(option) = options.next_if(|option| option.number <= number) {
         encoder.option(option.number, option.value);
     }
     encoder.uint(number, value);
+    for option in options {
+        encoder.option(option.number, option.value);
+    }
     encoder.payload(payload);
     *datagram = longer;
 }
@@ -267,6 +271,20 @@ mod tests {
             Err(ParseError::Malformed { message_id: 0x1234, reason, .. }) => reason,
             other => panic!("{bytes:02x?} gave {other:?}"),
         }
+    }
+
+    #[test]
+    fn an_option_is_added_at_its_place() {
+        let mut datagram = Vec::new();
+        let mut encoder = Encoder::new(&mut datagram, Type::Confirmable, Code::GET, 7, Token::EMPTY);
+        encoder.option(11, b"a");
+        encoder.option(65_052, b"c");
+        encoder.payload(b"p");
+        insert_uint(&mut datagram, 65_020, 3);
+        let message = parse(&datagram).unwrap();
+        let options: Vec<_> = message.options.iter().map(|option| (option.number, option.value)).collect();
+        assert_eq!(options, [(11, &b"a"[..]), (65_020, b"\x03"), (65_052, b"c")]);
+        assert_eq!(message.payload, b"p");
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub mod number {
     /// range for experimental use; elective and safe to forward, so that whoever does not know it loses
     /// nothing.
     pub const GAP: u16 = 65_020;
+    /// The trace context of the message that a request, an answer or a notification stands for, as the text of the header
+    /// `traceparent` (W3C Trace Context, section 3.2), for which no option is registered. Ours as well; elective, safe to
+    /// forward and no part of the cache key.
+    pub const TRACEPARENT: u16 = 65_052;
 }
 
 /// Whether a recipient that does not know the option must refuse the message (section 5.4.6).
@@ -270,6 +274,9 @@ mod tests {
             assert!(is_no_cache_key(number));
         }
         assert!(!is_no_cache_key(number::REQUEST_TAG), "RFC 9175, section 3.2.1: part of the cache key");
-        assert!(!is_critical(number::GAP));
+        for number in [number::GAP, number::TRACEPARENT] {
+            // Bit 1 says unsafe to forward (RFC 7252, section 5.4.6).
+            assert!(!is_critical(number) && is_no_cache_key(number) && number & 2 == 0);
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::wire::DecodeError;
 use super::{LinkId, Passing, PeerId, Taken, TraceMark};
+use crate::headers::HeaderMap;
 use crate::message::Message;
 use crate::resource::OwnedSubject;
 
@@ -171,6 +172,11 @@ pub trait Upstream {
     /// A message came that somebody asked about, or that somebody here may ask about. Returns with what mark it goes on.
     fn passes(&mut self, passing: &Passing<'_>) -> Option<TraceMark> {
         passing.mark.cloned()
+    }
+
+    /// The headers with which it goes on over links, if they are others than it came with.
+    fn onward_headers(&mut self, _: &Message<'_>) -> Option<HeaderMap> {
+        None
     }
 
     /// What the links did with it. Then it is delivered, if there is anybody for it here, and then it has passed.

@@ -75,7 +75,13 @@ impl<I: Identity> Mesh<I> {
         }
         let is_traced = frame.trace.is_some() || upstream.is_asked();
         let mark = if is_traced { self.passes(from, frame, upstream) } else { None };
-        let taken = self.pass_message_on(tag, frame, &duty.links, mark.as_ref());
+        let is_changed = is_traced && !duty.links.is_empty();
+        let headers = if is_changed { upstream.onward_headers(&frame.message) } else { None };
+        let mut message = frame.message;
+        if let Some(headers) = &headers {
+            message.headers = headers.as_headers();
+        }
+        let taken = self.pass_message_on(tag, (frame, &message), &duty.links, mark.as_ref());
         if is_traced {
             upstream.went_on(&taken);
         }
@@ -185,7 +191,7 @@ impl<I: Identity> Mesh<I> {
     fn pass_message_on(
         &mut self,
         origin: Tag,
-        frame: &MessageFrame<'_>,
+        (frame, message): (&MessageFrame<'_>, &Message<'_>),
         links: &[LinkId],
         trace: Option<&TraceMark>,
     ) -> Vec<Taken> {
@@ -194,7 +200,7 @@ impl<I: Identity> Mesh<I> {
             return taken;
         }
         let head = frame.passed_on(origin, trace);
-        let range = self.out.write(|out| head.encode(&frame.message, out));
+        let range = self.out.write(|out| head.encode(message, out));
         for &link in links {
             let result = self.send_marked(link, range.clone(), trace);
             if trace.is_some() {

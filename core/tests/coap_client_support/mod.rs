@@ -24,7 +24,8 @@ pub fn limits() -> Limits {
 
 pub fn request(method: Code, path: &str, payload: &[u8]) -> Request {
     let path = path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
-    Request { method, host: None, path, content_format: None, payload: payload.to_vec(), observe: None }
+    let payload = payload.to_vec();
+    Request { method, host: None, path, content_format: None, payload, observe: None, traceparent: None }
 }
 
 /// A client whose datagrams the test reads and writes.

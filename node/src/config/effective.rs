@@ -117,6 +117,7 @@ pub(super) fn known_keys() -> Vec<String> {
     });
     full.auth.defaults = all_user_keys();
     full.mesh.secret_file = Some(PathBuf::new());
+    full.telemetry.otlp_endpoint = Some(String::new());
     let table = Table::try_from(full).expect("the default configuration has only texts, numbers and tables");
     let mut keys = Vec::new();
     collect_keys(&table, "", &mut keys);

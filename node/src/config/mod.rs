@@ -17,6 +17,7 @@ mod problem;
 mod raw;
 mod reader;
 mod sections;
+mod share;
 mod upstream;
 mod validate;
 mod value;
@@ -37,6 +38,7 @@ pub use sections::{
     CoapListener, Dtls, HttpListener, Listeners, Log, LogFormat, LogLevel, Mesh, NatsListener, NodeSection,
     Telemetry, Tls, TlsMode,
 };
+pub use share::Share;
 pub use upstream::{Coap, CoapUpstream, Http, HttpUpstream};
 pub use value::{Address, AddressError, DurationError, Secret, format_duration, parse_duration};
 

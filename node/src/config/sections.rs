@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::raw::{DatagramListener, LineListener};
+use super::share::Share;
 use super::value::{Address, duration};
 
 /// An address of this machine only: what every listener has unless it is told otherwise.
@@ -218,10 +219,17 @@ impl Default for Mesh {
     }
 }
 
-/// `[telemetry]`. Metrics are served at `/metrics`; there is nothing to set yet.
+/// `[telemetry]`: traces for OpenTelemetry. Metrics are served at `/metrics` without any setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Telemetry {}
+pub struct Telemetry {
+    /// Where spans are sent: the URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`. Default:
+    /// nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Which share of the messages that carry no `traceparent` is recorded, from 0 to 1. Of the others those are recorded
+    /// whose `traceparent` says so. Default 0.
+    pub trace_sample: Share,
+}
 
 /// `[log]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

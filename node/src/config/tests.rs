@@ -39,6 +39,9 @@ fn the_effective_configuration_reads_back_as_itself() {
         [limits]
         ping_interval = "1500ms"
         slow_publishers = false
+        [telemetry]
+        otlp_endpoint = "http://127.0.0.1:4318"
+        trace_sample = 0.01
         [[http.upstream]]
         subject = "orders.>"
         url = "http://127.0.0.1:5000/orders/"
@@ -75,7 +78,11 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_right_one() {
             "timeout?",
         ),
         ("[log]\nzzzzzzzzzz = 1", "waymeet.toml:2: log.zzzzzzzzzz", "the keys here are level, format"),
-        ("[telemetry]\nzzzzzzzzzz = 1", "waymeet.toml:2: telemetry.zzzzzzzzzz", "this table has none yet"),
+        (
+            "[telemetry]\nzzzzzzzzzz = 1",
+            "waymeet.toml:2: telemetry.zzzzzzzzzz",
+            "the keys here are otlp_endpoint, trace_sample",
+        ),
     ];
     for (text, place, suggestion) in table {
         let errors = errors(text);
@@ -143,6 +150,18 @@ fn a_wrong_type_says_what_was_expected_and_where() {
             ":2: listeners.http.allowed_origins: expected a list, found \"x\"",
         ),
         ("[[http.upstream]]\nsubject = 'a'", ":1: http.upstream[0]: the key `url` is missing"),
+        (
+            "[telemetry]\ntrace_sample = 2",
+            ":2: telemetry.trace_sample: expected a number from 0 to 1, found the number 2",
+        ),
+        (
+            "[telemetry]\ntrace_sample = true",
+            ":2: telemetry.trace_sample: expected a number from 0 to 1, found",
+        ),
+        (
+            "[telemetry]\notlp_endpoint = '127.0.0.1:4318'",
+            ":2: telemetry.otlp_endpoint: expected the URL of a collector that takes OTLP over HTTP",
+        ),
         ("[node]\nname = 1979-05-27", ":2: node.name: expected a string, found a date"),
         ("[log\nlevel = 1", "waymeet.toml:1: "),
     ];
@@ -176,6 +195,7 @@ fn a_variable_has_the_type_of_its_key() {
         ("WAYMEET_LISTENERS__HTTP__ALLOWED_ORIGINS", "https://a.example, https://b.example:8443"),
         ("WAYMEET_HTTP__UPSTREAM", r#"[{ subject = "a", url = "http://h:1/" }]"#),
         ("WAYMEET_NODE__NAME", "17"),
+        ("WAYMEET_TELEMETRY__TRACE_SAMPLE", "0.25"),
     ]))
     .unwrap();
     assert_eq!(config.limits.max_connections, 1_000);
@@ -184,6 +204,7 @@ fn a_variable_has_the_type_of_its_key() {
     assert_eq!(config.listeners.http.allowed_origins, ["https://a.example", "https://b.example:8443"]);
     assert_eq!(config.http.upstream[0].url, "http://h:1/");
     assert_eq!(config.node.name.as_deref(), Some("17"));
+    assert_eq!(config.telemetry.trace_sample, "0.25".parse().unwrap());
 
     for (name, value, expected) in [
         ("WAYMEET_LIMITS__SLOW_PUBLISHERS", "yes", "expected true or false, found \"yes\""),

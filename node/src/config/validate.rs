@@ -14,6 +14,7 @@ use crate::dtls;
 use crate::listener::http;
 use crate::listener::raw::SubjectTemplate;
 use crate::mesh;
+use crate::telemetry;
 use crate::tls;
 use crate::upstream::coap::{self, CoapUpstreamError};
 use crate::upstream::http::{Upstream, UpstreamError};
@@ -271,6 +272,10 @@ fn check_texts(config: &Config, problems: &mut Vec<Problem>) {
     }
     for (index, datagrams) in config.listeners.datagrams.iter().enumerate() {
         check(format!("listeners.datagrams[{index}].subject"), template(&datagrams.subject));
+    }
+    if let Some(Err(error)) = config.telemetry.otlp_endpoint.as_deref().map(str::parse::<telemetry::Endpoint>)
+    {
+        check("telemetry.otlp_endpoint".to_owned(), Some(error.to_string()));
     }
     for (index, origin) in config.listeners.http.allowed_origins.iter().enumerate() {
         check(format!("listeners.http.allowed_origins[{index}]"), origin_error(origin));

@@ -17,6 +17,7 @@ use crate::metrics::{DropReason, Listener};
 use crate::outbox::{CountedBy, Place, Slot, Waiting};
 use crate::publisher::Verdict;
 use crate::shared::Shared;
+use crate::telemetry::Awaiting;
 
 /// Why a request has no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,9 +80,13 @@ impl NodeHandle {
         })?;
         let reply = place.subject();
         // Before it is routed, so that a drain that begins meanwhile finds it.
-        let asked = Asked { _place: place, _in_flight: InFlight::new(self.shared.clone()) };
+        let in_flight = InFlight::new(self.shared.clone());
+        let mut asked = Asked { _place: place, _in_flight: in_flight, recorded: None };
         let message = Message { reply: Some(reply.as_subject()), ..*message };
         let (verdict, outcome) = self.route(from, &message, false);
+        if let Some(telemetry) = self.shared.exchange.tracer.telemetry() {
+            asked.recorded = telemetry.awaiting(reply.as_subject().as_str());
+        }
         self.check(verdict)?;
         if verdict == Verdict::Unmatched
             || (outcome.delivered + outcome.forwarded == 0 && outcome.dropped > 0)
@@ -129,6 +134,8 @@ impl Future for PendingReply {
 pub(crate) struct Asked {
     _place: Place,
     _in_flight: InFlight,
+    /// Where the request is recorded.
+    recorded: Option<Awaiting>,
 }
 
 /// Counts a request while it waits, so that a drain can wait for it.

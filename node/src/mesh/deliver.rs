@@ -4,10 +4,9 @@
 
 use std::sync::Arc;
 
-use waymeet_core::Headers;
-use waymeet_core::Message;
 use waymeet_core::mesh::{Delivery, Passing, Scope, Taken, TraceMark, Upstream};
 use waymeet_core::resource::OwnedSubject;
+use waymeet_core::{HeaderMap, Headers, Message};
 
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
@@ -50,23 +49,29 @@ impl Upstream for LocalClients<'_> {
     }
 
     fn is_asked(&self) -> bool {
-        self.tracer.has_readers()
+        self.tracer.looks_at_links()
     }
 
     fn passes(&mut self, passing: &Passing<'_>) -> Option<TraceMark> {
+        let message = passing.message.into();
         let given = Given {
+            chosen: self.tracer.choose(Listener::Mesh, &message),
             mark: passing.mark,
             own: Some(passing.own),
             from: Some(passing.from),
             ..Given::default()
         };
-        let trace = self.tracer.trace(&passing.message.into(), given)?;
+        let trace = self.tracer.trace(&message, given)?;
         let publisher = trace::Publisher { listener: Some(Listener::Mesh), ..Default::default() };
         trace.accepted(&publisher, passing.message);
         self.tracer.expect(&trace, None);
         let mark = self.tracer.mark(&trace, passing.own);
         self.trace = Some(trace);
         Some(mark)
+    }
+
+    fn onward_headers(&mut self, message: &Message<'_>) -> Option<HeaderMap> {
+        self.trace.as_ref()?.headers(&message.into())
     }
 
     fn went_on(&mut self, taken: &[Taken]) {

@@ -25,7 +25,7 @@ use waymeet_core::message::RawMessage;
 use waymeet_core::permissions::Access;
 use waymeet_core::subject::LastSubject;
 
-use crate::attention::{READERS, REQUESTS};
+use crate::attention::{READERS, REQUESTS, SAMPLING};
 use crate::auth::{Bound, Policy, PolicyId};
 use crate::exchange::Exchange;
 use crate::mesh::Hub;
@@ -290,9 +290,15 @@ impl Publisher {
         {
             return Some(self.batch.refuse(origin, DropReason::NoPermission));
         }
+        let exchange = &self.batch.exchange;
+        let attention = if reach == Reach::Askers { 0 } else { exchange.attention() };
+        let chosen =
+            if attention & SAMPLING != 0 { exchange.tracer.choose(origin.listener, message) } else { None };
+        let is_asked =
+            nats::asks(message.headers) || attention & (READERS | REQUESTS) != 0 || chosen.is_some();
         if reach != Reach::Askers
-            && (nats::asks(message.headers) || self.batch.exchange.attention() & (READERS | REQUESTS) != 0)
-            && let Some(trace) = self.batch.exchange.tracer.trace(message, Given::default())
+            && is_asked
+            && let Some(trace) = exchange.tracer.trace(message, Given { chosen, ..Given::default() })
         {
             let verdict = self.publish_traced(origin, message, reach, &trace);
             // What a link brings is published under the mesh's lock; its driver publishes the events.

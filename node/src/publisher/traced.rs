@@ -23,8 +23,10 @@ impl Publisher {
         message: &RawMessage<'_>,
         audience: Arc<dyn Audience>,
     ) -> Verdict {
-        let given = Given { audience: Some(audience), ..Given::default() };
-        match self.batch.exchange.tracer.trace(message, given) {
+        let tracer = &self.batch.exchange.tracer;
+        let chosen = tracer.choose(origin.listener, message);
+        let given = Given { audience: Some(audience), chosen, ..Given::default() };
+        match tracer.trace(message, given) {
             Some(trace) => self.publish_traced(origin, message, Reach::All, &trace),
             None => self.publish(origin, message),
         }
@@ -93,7 +95,11 @@ impl Publisher {
         if let Some(reason) = bound.and_then(|mut bound| bound.objection(subject, message.size())) {
             return self.batch.refuse(origin, reason);
         }
-        let message = message.with_subject(subject);
+        let headers = trace.headers(message);
+        let mut message = message.with_subject(subject);
+        if let Some(headers) = &headers {
+            message.headers = headers.as_headers();
+        }
         if let Beyond::OneNode = cached.plan.beyond {
             return self.pass_to_node(origin, &message, trace);
         }

@@ -26,17 +26,18 @@ use waymeet_core::{Headers, OwnedSubject, Subject, SubjectFilter};
 
 pub(crate) use self::abroad::{Abroad, Parcel};
 pub(crate) use self::receipt::{Collector, Explanation};
-pub(crate) use self::step::Step;
+pub(crate) use self::step::{Details, Step, What, unix_nanos};
 pub(crate) use self::traced::{Mark, Publisher, Trace};
 
 use self::asked::{Asked, Table};
 use self::nats::NatsTrace;
 use self::reader::Reader;
 use self::traced::Answered;
-use crate::attention::{Attention, READERS, REQUESTS};
+use crate::attention::{Attention, READERS, REQUESTS, SAMPLING};
 use crate::auth::Who;
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Listener};
 use crate::outbox::MailboxQueue;
+use crate::telemetry::{Chosen, Telemetry};
 
 /// The most readers of traces at once.
 pub(crate) const MAX_READERS: usize = 64;
@@ -85,6 +86,8 @@ pub(crate) struct Given<'a> {
     pub(crate) own: Option<Tag>,
     /// The node at the link's other end.
     pub(crate) from: Option<&'a PeerId>,
+    /// It is to be recorded.
+    pub(crate) chosen: Option<Chosen>,
 }
 
 /// A node's part in tracing.
@@ -96,6 +99,7 @@ pub(crate) struct Tracer {
     meter: Mutex<TokenBucket>,
     abroad: Arc<Abroad>,
     events: nats::Events,
+    telemetry: OnceLock<Arc<Telemetry>>,
 }
 
 impl std::fmt::Debug for Tracer {
@@ -115,12 +119,30 @@ impl Tracer {
             meter: Mutex::new(TokenBucket::new(MESSAGES_PER_SECOND, Instant::now())),
             abroad: Arc::default(),
             events: nats::Events::default(),
+            telemetry: OnceLock::new(),
         }
     }
 
     /// Says which node this is. The first name stays.
     pub(crate) fn set_node(&self, id: &str, name: &str) {
         let _ = self.node.set(NodeName { id: id.into(), name: name.into() });
+    }
+
+    /// Has messages recorded. The first one stays.
+    pub(crate) fn set_telemetry(&self, telemetry: Arc<Telemetry>) {
+        if self.telemetry.set(telemetry).is_ok() {
+            self.attention.set(SAMPLING);
+        }
+    }
+
+    /// Where messages are recorded, if they are.
+    pub(crate) fn telemetry(&self) -> Option<&Arc<Telemetry>> {
+        self.telemetry.get()
+    }
+
+    /// Whether a message is to be recorded. Asked once for each: it may be chance.
+    pub(crate) fn choose(&self, from: Listener, message: &RawMessage<'_>) -> Option<Chosen> {
+        self.telemetry.get()?.choose(from, message)
     }
 
     /// What is to be told to other nodes.
@@ -134,8 +156,8 @@ impl Tracer {
     }
 
     /// Whether messages that come over links are to be looked at, marked or not.
-    pub(crate) fn has_readers(&self) -> bool {
-        self.attention.now() & READERS != 0
+    pub(crate) fn looks_at_links(&self) -> bool {
+        self.attention.now() & (READERS | SAMPLING) != 0
     }
 
     /// Tells a reader of all messages on some filters, until the guard is dropped. `None` when there are too many.
@@ -187,7 +209,7 @@ impl Tracer {
         let is_only = mark.is_some_and(|mark| mark.only) || nats.is_some() && nats::is_only(message.headers);
         audiences.extend(nats.map(|nats| Arc::new(nats) as Arc<dyn Audience>));
         without_twins(&mut audiences);
-        if audiences.is_empty() {
+        if audiences.is_empty() && given.chosen.is_none() {
             return None;
         }
         let answered = match (&answers, mark) {
@@ -197,17 +219,29 @@ impl Tracer {
         };
         let known = mark.map(|mark| (mark.trace, mark.message));
         let ids = known.unwrap_or_else(|| {
-            let trace = answers.as_ref().map(|(_, asked)| asked.trace);
+            let chosen = given.chosen.as_ref().map(Chosen::trace);
+            let trace = chosen.or(answers.as_ref().map(|(_, asked)| asked.trace));
             (trace.unwrap_or_else(|| trace_of(message.headers)), random_span())
         });
+        // One that is not delivered has nothing to tell a collector.
+        let telemetry = self.telemetry.get().zip(given.chosen).filter(|_| !is_only);
+        let recording =
+            telemetry.map(|(telemetry, chosen)| telemetry.record(chosen, ids.1, (message, subject)));
+        audiences.extend(recording.clone().map(|recording| recording as Arc<dyn Audience>));
         let from = given.from.map(peer_text);
         let trace = Trace::new(ids, answered, (self.node_name(), from), subject.as_str(), audiences);
+        let trace = trace.recorded(recording);
         Some(if is_only { trace.only() } else { Arc::new(trace) })
     }
 
     /// Remembers a traced message of which more will be heard: an answer on its reply subject, or what the nodes beyond
     /// tell.
     pub(crate) fn expect(&self, trace: &Trace, reply: Option<Subject<'_>>) {
+        if let (Some(reply), Some(recording), Some(telemetry)) =
+            (reply, trace.recording(), self.telemetry.get())
+        {
+            telemetry.expect(recording, trace.subject(), reply.as_str());
+        }
         let mut audiences = trace.audiences().to_vec();
         audiences.retain(|audience| audience.asker() != Asker::Nobody);
         if audiences.is_empty() {
@@ -364,11 +398,13 @@ fn trace_of(headers: Headers<'_>) -> TraceId {
     TraceParent::of(headers).map_or_else(random_trace, |parent| parent.trace)
 }
 
-fn random_trace() -> TraceId {
+/// A trace that nobody has begun yet.
+pub(crate) fn random_trace() -> TraceId {
     // One in 2^128 is no id.
     TraceId::new(rand::random()).unwrap_or_else(random_trace)
 }
 
-fn random_span() -> SpanId {
+/// Names something within a trace.
+pub(crate) fn random_span() -> SpanId {
     SpanId::new(rand::random()).unwrap_or_else(random_span)
 }

@@ -33,12 +33,30 @@ pub(crate) enum What {
     Unmatched,
 }
 
+impl What {
+    /// As it is written.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Answered => "answered",
+            Self::Matched => "matched",
+            Self::Delivered => "delivered",
+            Self::Dropped => "dropped",
+            Self::Forwarded => "forwarded",
+            Self::Unmatched => "unmatched",
+        }
+    }
+}
+
 /// One step. Fields that do not apply are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) trace: TraceId,
     pub(crate) message: SpanId,
     pub(crate) at: String,
+    /// The same in nanoseconds since 1970, on the node where it happened.
+    #[serde(skip)]
+    pub(crate) at_ns: u64,
     pub(crate) node: String,
     pub(crate) name: String,
     pub(crate) step: What,
@@ -88,6 +106,26 @@ impl Step {
         if line.len() > MAX_STEP_BYTES { None } else { serde_json::from_slice(line).ok() }
     }
 
+    /// Tells the log. A line of a message says to which trace and which session it belongs.
+    pub(super) fn log(&self, span: Option<SpanId>) {
+        let details = &self.details;
+        tracing::trace!(
+            trace_id = %self.trace,
+            span_id = span.map(display),
+            message = %self.message,
+            step = self.step.as_str(),
+            subject = self.subject,
+            listener = details.listener.map(Listener::as_str),
+            session = details.session,
+            user = details.user,
+            subscription = details.subscription,
+            peer = details.peer,
+            reason = details.reason.map(DropReason::as_str),
+            after_us = details.after_us,
+            "a traced message"
+        );
+    }
+
     /// The same for somebody who may not see who else takes part.
     pub(crate) fn redacted(&self) -> Self {
         let mut step = self.clone();
@@ -97,6 +135,16 @@ impl Step {
         }
         step
     }
+}
+
+/// The time now in nanoseconds since 1970.
+pub(crate) fn unix_nanos() -> u64 {
+    nanos(SystemTime::now())
+}
+
+/// A time in nanoseconds since 1970.
+pub(super) fn nanos(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A time as RFC 3339 has it, in UTC with microseconds.
@@ -156,6 +204,7 @@ mod tests {
             trace: TraceId::parse("4bf92f3577b34da6a3ce929d0e0e4736").unwrap(),
             message: SpanId::parse("00f067aa0ba902b7").unwrap(),
             at: rfc3339(UNIX_EPOCH),
+            at_ns: 0,
             node: "12D3".to_owned(),
             name: "hall".to_owned(),
             step: What::Dropped,

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
-use waymeet_core::Message;
 use waymeet_core::mesh::{LinkRefusal, Taken};
+use waymeet_core::message::RawMessage;
 use waymeet_core::trace::{SpanId, TraceId};
+use waymeet_core::{HeaderMap, Message};
 
-use super::step::{Details, Step, What, micros, rfc3339};
+use super::step::{Details, Step, What, micros, nanos, rfc3339};
 use super::{Audience, NodeName};
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::Outbox;
 use crate::subscription::Subscription;
+use crate::telemetry::Recording;
 
 /// The most deliveries of one message on one node that are traced. Of a message that goes to more, the others are counted
 /// as a gap.
@@ -51,6 +53,7 @@ pub(crate) struct Trace {
     from: Option<String>,
     began: Instant,
     is_only: bool,
+    recording: Option<Arc<Recording>>,
     audiences: Vec<Arc<dyn Audience>>,
     state: Mutex<State>,
 }
@@ -113,6 +116,7 @@ impl Trace {
         let routing = Some(Vec::with_capacity(4));
         Self {
             is_only: false,
+            recording: None,
             id,
             message,
             request,
@@ -123,6 +127,28 @@ impl Trace {
             audiences,
             state: Mutex::new(State { deliveries: Vec::new(), is_accepted: false, routing, skipped: 0 }),
         }
+    }
+
+    /// The same for a message that is recorded.
+    pub(super) fn recorded(self, recording: Option<Arc<Recording>>) -> Self {
+        Self { recording, ..self }
+    }
+
+    pub(super) fn recording(&self) -> Option<&Arc<Recording>> {
+        self.recording.as_ref()
+    }
+
+    fn span(&self) -> Option<SpanId> {
+        self.recording.as_ref().map(|recording| recording.span())
+    }
+
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The headers with which the message goes on, if they are others than it came with.
+    pub(crate) fn headers(&self, message: &RawMessage<'_>) -> Option<HeaderMap> {
+        self.recording.as_ref()?.headers(message)
     }
 
     /// The same for a message that is not to be delivered.
@@ -242,6 +268,7 @@ impl Trace {
         let mut state = self.state.lock();
         let steps = state.routing.take().unwrap_or_default();
         let skipped = std::mem::take(&mut state.skipped);
+        steps.iter().for_each(|step| step.log(self.span()));
         for audience in &self.audiences {
             audience.take(&steps);
             if skipped > 0 {
@@ -307,17 +334,22 @@ impl Trace {
     fn put(&self, state: &mut State, step: Step) {
         match &mut state.routing {
             Some(steps) => steps.push(step),
-            None => self.audiences.iter().for_each(|audience| audience.take(std::slice::from_ref(&step))),
+            None => {
+                step.log(self.span());
+                self.audiences.iter().for_each(|audience| audience.take(std::slice::from_ref(&step)));
+            }
         }
     }
 
     fn step(&self, what: What, subject: &str, mut details: Details) -> Step {
         // Every step of an answer says what it answers, so that it is found again by its request.
         details.request = details.request.or(self.request.map(|request| request.message));
+        let now = SystemTime::now();
         Step {
             trace: self.id,
             message: self.message,
-            at: rfc3339(SystemTime::now()),
+            at: rfc3339(now),
+            at_ns: nanos(now),
             node: self.node.id.to_string(),
             name: self.node.name.to_string(),
             step: what,

@@ -7,6 +7,8 @@ pub(crate) mod coap;
 pub(crate) mod http;
 
 use bytes::Bytes;
+use tracing::field::display;
+use waymeet_core::trace::TraceParent;
 use waymeet_core::{HeaderMap, Message};
 
 use crate::delivery::Delivery;
@@ -51,7 +53,8 @@ impl Reply {
     ) {
         let message = request.message();
         if let Some(fault) = &self.fault {
-            tracing::warn!(subject = %message.subject, fault, "a call of an upstream failed");
+            let trace_id = TraceParent::of(message.headers).map(|parent| display(parent.trace));
+            tracing::warn!(subject = %message.subject, trace_id, fault, "a call of an upstream failed");
         }
         let Some(subject) = message.reply else { return };
         let publish = |reply: &Self| {

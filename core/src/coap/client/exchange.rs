@@ -9,6 +9,7 @@ use super::{ObservationId, Port, RequestId};
 use crate::coap::codec::{Datagram, Encoder, Type};
 use crate::coap::option::{Block, MAX_SZX, is_critical, number, size_of_szx};
 use crate::coap::{Code, Token};
+use crate::trace::TraceParent;
 
 /// RFC 9175, section 2.2.1: proves that a request is no replay from a forged address.
 const ECHO: u16 = 252;
@@ -32,6 +33,8 @@ pub struct Request {
     pub payload: Vec<u8>,
     /// The Observe option; the client sets it.
     pub observe: Option<u32>,
+    /// The trace that the request belongs to, for servers that know our option.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// A response, with the whole of its body.
@@ -45,6 +48,8 @@ pub struct Response {
     pub observe: Option<u32>,
     /// How long the response is fresh, in seconds, when the server says so.
     pub max_age: Option<u32>,
+    /// The trace that the response belongs to, when the server says so.
+    pub traceparent: Option<TraceParent>,
     /// The body.
     pub payload: Vec<u8>,
 }
@@ -233,6 +238,9 @@ impl Exchange {
         if self.upload.is_some() {
             encoder.option(number::REQUEST_TAG, self.tag.as_bytes());
         }
+        if let Some(parent) = &request.traceparent {
+            encoder.option(number::TRACEPARENT, parent.to_string().as_bytes());
+        }
         encoder.payload(payload);
     }
 
@@ -379,6 +387,7 @@ impl Response {
             content_format: None,
             observe: None,
             max_age: None,
+            traceparent: None,
             payload: message.payload.to_vec(),
         };
         for option in message.options.iter() {
@@ -396,6 +405,10 @@ impl Response {
                 }
                 number::OBSERVE => response.observe = option.as_uint(),
                 number::MAX_AGE => response.max_age = option.as_uint(),
+                number::TRACEPARENT => {
+                    let text = std::str::from_utf8(option.value).ok();
+                    response.traceparent = text.and_then(TraceParent::parse);
+                }
                 _ => {}
             }
         }

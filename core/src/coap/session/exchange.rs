@@ -15,8 +15,10 @@ use crate::coap::codec;
 use crate::coap::content_format;
 use crate::coap::option::{Block, MAX_SZX, size_of_szx};
 use crate::coap::{Code, Type};
+use crate::headers::HeaderMap;
 use crate::message::Message;
 use crate::resource::ResourceError;
+use crate::trace::TraceParent;
 
 /// A request that has been handed to the node.
 #[derive(Debug)]
@@ -82,7 +84,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
         self.exchanges.insert(id, exchange);
         let mut text = std::mem::take(&mut self.subject);
         let taken = call.request.subject(&mut text).map_err(Failure::from).and_then(|subject| {
-            let headers = content_format::headers(call.request.content_format);
+            let mut block = HeaderMap::new();
+            let headers = call.request.headers(&mut block);
             let message = Message { subject, reply: None, headers, payload: call.request.payload };
             upstream.request(id, from, &message, timeout).map_err(Failure::from)
         });
@@ -126,7 +129,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         // The answer to a GET holds for this request alone (section 5.10.5).
         let max_age = (exchange.method == Code::GET && code == Code::CONTENT).then_some(0);
-        let reply = Reply { content_format: format, max_age, ..Reply::new(code) };
+        let traceparent = TraceParent::of(message.headers);
+        let reply = Reply { content_format: format, max_age, traceparent, ..Reply::new(code) };
         let body = message.payload;
         let szx = exchange.block2.map_or(MAX_SZX, |block| block.szx);
         if body.len() <= size_of_szx(szx) {

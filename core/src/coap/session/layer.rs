@@ -190,7 +190,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let mut observation = outbound.observation.and_then(|id| self.observations.get_mut(&id));
         let gap = observation.as_mut().map_or(0, |observation| std::mem::take(&mut observation.gap));
         if gap > 0 {
-            codec::append_uint(&mut outbound.datagram, number::GAP, gap);
+            codec::insert_uint(&mut outbound.datagram, number::GAP, gap);
         }
         if let Some(place) = outbound.datagram.get_mut(2..4) {
             place.copy_from_slice(&message_id.to_be_bytes());

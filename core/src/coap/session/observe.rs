@@ -19,6 +19,7 @@ use super::{Call, Session};
 use crate::coap::content_format::{self, JSON, OCTET_STREAM};
 use crate::coap::option::{Block, MAX_SZX, size_of_szx};
 use crate::coap::{Code, Token, Type};
+use crate::trace::TraceParent;
 
 /// What the payload of a notification is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +211,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let reply = Reply {
             observe: Some(observation.sequence.next()),
             content_format: format,
+            // The envelope has it among its headers.
+            traceparent: TraceParent::of(message.headers).filter(|_| observation.form != Form::Envelope),
             ..Reply::new(Code::CONTENT)
         };
         let (from, token) = (observation.from, observation.token);

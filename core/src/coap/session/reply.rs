@@ -11,6 +11,7 @@ use crate::coap::option::{Block, number};
 use crate::coap::{Code, Token, Type};
 use crate::resource::ResourceError;
 use crate::subject::SubjectError;
+use crate::trace::TraceParent;
 
 /// A response or a notification, without what the message layer adds.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,8 @@ pub(super) struct Reply<'a> {
     pub(super) echo: Option<[u8; 12]>,
     /// How many notifications were dropped before this one.
     pub(super) gap: u32,
+    /// The trace that the message belongs to.
+    pub(super) traceparent: Option<TraceParent>,
     pub(super) payload: &'a [u8],
 }
 
@@ -45,6 +48,7 @@ impl<'a> Reply<'a> {
             size1: None,
             echo: None,
             gap: 0,
+            traceparent: None,
             payload: &[],
         }
     }
@@ -108,6 +112,9 @@ impl<'a> Reply<'a> {
         }
         if self.gap > 0 {
             encoder.uint(number::GAP, self.gap);
+        }
+        if let Some(parent) = &self.traceparent {
+            encoder.option(number::TRACEPARENT, parent.to_string().as_bytes());
         }
         encoder.payload(self.payload);
     }

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use crate::coap::option::{self, Block, Options, number};
-use crate::coap::{Code, Datagram};
+use crate::coap::{Code, Datagram, content_format};
+use crate::headers::{HeaderMap, Headers};
 use crate::resource::{self, Resource, ResourceError};
 use crate::subject::{Subject, SubjectError, SubjectFilter};
+use crate::trace::{TRACEPARENT, TraceParent};
 
 /// A request whose options are all understood.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) if_match: bool,
     pub(super) if_none_match: bool,
     pub(super) echo: Option<&'a [u8]>,
+    /// Of the option or, for clients that know none but the registered ones, of `?traceparent=`.
+    pub(super) traceparent: Option<TraceParent>,
 }
 
 /// Why a request cannot be acted on.
@@ -55,6 +59,7 @@ impl<'a> Request<'a> {
             if_match: false,
             if_none_match: false,
             echo: None,
+            traceparent: None,
         };
         let mut previous = None;
         for option in message.options.iter() {
@@ -82,7 +87,12 @@ impl<'a> Request<'a> {
                 number::SIZE1 => request.size1 = uint,
                 number::ECHO => request.echo = Some(option.value),
                 number::PROXY_URI | number::PROXY_SCHEME => return Err(Unreadable::Proxy),
-                number::URI_HOST | number::URI_PORT | number::URI_PATH | number::URI_QUERY => {}
+                number::TRACEPARENT => request.traceparent = context(option.value),
+                number::URI_QUERY => {
+                    let value = option.value.strip_prefix(b"traceparent=");
+                    request.traceparent = request.traceparent.or_else(|| context(value?));
+                }
+                number::URI_HOST | number::URI_PORT | number::URI_PATH => {}
                 other if option::is_critical(other) => return Err(Unreadable::BadOption(other)),
                 _ => {}
             }
@@ -100,6 +110,18 @@ impl<'a> Request<'a> {
     pub(super) fn subject<'t>(&self, text: &'t mut String) -> Result<Subject<'t>, SubjectError> {
         self.tail(text)?;
         Subject::new(text)
+    }
+
+    /// The headers of the message that the request stands for. `block` is where they are put together when there is more
+    /// than a Content-Format.
+    pub(super) fn headers<'b>(&self, block: &'b mut HeaderMap) -> Headers<'b> {
+        let headers = content_format::headers(self.content_format);
+        let Some(parent) = self.traceparent else { return headers };
+        for (name, value) in headers.iter().chain([(TRACEPARENT, &*parent.to_string())]) {
+            // A media type and hexadecimal digits are header values.
+            let _ = block.push(name, value);
+        }
+        block.as_headers()
     }
 
     /// The whole path, segments joined by slashes; `None` when it is not UTF-8.
@@ -152,6 +174,10 @@ impl<'a> Request<'a> {
         }
         Ok(())
     }
+}
+
+fn context(value: &[u8]) -> Option<TraceParent> {
+    TraceParent::parse(std::str::from_utf8(value).ok()?)
 }
 
 fn block(value: Option<u32>) -> Result<Block, Unreadable> {
@@ -207,6 +233,26 @@ mod tests {
             assert_eq!(request.timeout(), Ok(Some(Duration::from_millis(250))));
             assert_eq!(request.path().unwrap(), "sub/a/*");
         });
+    }
+
+    #[test]
+    fn a_trace_context_is_an_option_or_a_query() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let query = format!("traceparent={text}");
+        let other = text.replace('4', "5");
+        let has = |options: &[(u16, &[u8])], expected: &[(&str, &str)]| {
+            with(options, |r| {
+                let mut block = HeaderMap::new();
+                let headers = r.unwrap().headers(&mut block);
+                assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
+            });
+        };
+        has(&[(number::URI_QUERY, query.as_bytes())], &[("traceparent", text)]);
+        let format = (number::CONTENT_FORMAT, &b"2"[..]);
+        let both = [format, (number::URI_QUERY, query.as_bytes()), (number::TRACEPARENT, other.as_bytes())];
+        has(&both, &[("Content-Type", "application/json"), ("traceparent", &other)]);
+        has(&[format, (number::TRACEPARENT, b"what?")], &[("Content-Type", "application/json")]);
+        has(&[], &[]);
     }
 
     proptest! {

@@ -12,9 +12,10 @@ use super::reply::{Failure, Reply};
 use super::upstream::{Representation, Upstream};
 use super::{Call, Session};
 use crate::coap::Code;
-use crate::coap::content_format::{self, LINK_FORMAT};
+use crate::coap::content_format::LINK_FORMAT;
 use crate::coap::discovery;
 use crate::coap::option::{MAX_SZX, number};
+use crate::headers::HeaderMap;
 use crate::message::Message;
 
 impl<A: Copy + Eq + Hash> Session<A> {
@@ -51,7 +52,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn publish(&mut self, now: Instant, call: &Call<'_, A>, upstream: &mut impl Upstream<A>) {
         let mut text = std::mem::take(&mut self.subject);
         let outcome = call.request.subject(&mut text).map_err(Failure::from).and_then(|subject| {
-            let headers = content_format::headers(call.request.content_format);
+            let mut block = HeaderMap::new();
+            let headers = call.request.headers(&mut block);
             let message = Message { subject, reply: None, headers, payload: call.request.payload };
             upstream.publish(call.origin.from, &message).map_err(Failure::from)
         });

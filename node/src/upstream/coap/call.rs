@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::Uri;
 use waymeet_core::coap::client::{Failure, Request, Response};
 use waymeet_core::coap::{Code, content_format};
+use waymeet_core::trace::{TRACEPARENT, TraceParent};
 use waymeet_core::{Filter, HeaderMap, Headers, Message, Subject};
 
 use crate::listener::http::METHOD_HEADER;
@@ -83,8 +84,15 @@ impl Base {
         }
         // RFC 7252, section 6.4: an address says nothing that the datagram does not say.
         let host = self.host.parse::<IpAddr>().is_err().then(|| self.host.to_ascii_lowercase());
-        let method = Code::GET;
-        Some(Request { method, host, path, content_format: None, payload: Vec::new(), observe: None })
+        Some(Request {
+            method: Code::GET,
+            host,
+            path,
+            content_format: None,
+            payload: Vec::new(),
+            observe: None,
+            traceparent: None,
+        })
     }
 
     /// The request that a message stands for.
@@ -102,7 +110,8 @@ impl Base {
             Reply::fault(400, format!("a token of the subject is longer than {MAX_SEGMENT} bytes"))
         })?;
         let content_format = content_format::of(message.headers);
-        Ok(Request { method, content_format, payload: message.payload.to_vec(), ..request })
+        let traceparent = TraceParent::of(message.headers);
+        Ok(Request { method, content_format, payload: message.payload.to_vec(), traceparent, ..request })
     }
 
     pub(super) fn failure(&self, failure: Failure) -> Reply {
@@ -121,7 +130,7 @@ impl Base {
 impl Reply {
     /// The server's answer. A code of the classes 4 and 5 becomes a service error that counts as HTTP does.
     pub(super) fn from_coap(response: Response) -> Self {
-        let mut headers = content_type(response.content_format);
+        let mut headers = headers_of(&response);
         let code = response.code;
         if code.class() != 2 {
             let number = u16::from(code.class()) * 100 + u16::from(code.detail());
@@ -133,7 +142,7 @@ impl Reply {
 
 /// The headers of a notification.
 pub(super) fn notification_headers(sequence: Option<u32>, response: &Response) -> HeaderMap {
-    let mut headers = content_type(response.content_format);
+    let mut headers = headers_of(response);
     let sequence = sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
     // Both are header values by their making.
     let _ = headers.push(OBSERVE_HEADER, &sequence);
@@ -145,11 +154,15 @@ pub(super) fn is_notification(headers: Headers<'_>) -> bool {
     !headers.is_empty() && headers.get(OBSERVE_HEADER).is_some()
 }
 
-fn content_type(format: Option<u16>) -> HeaderMap {
+/// What the options of a response say of it.
+fn headers_of(response: &Response) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Some(value) = content_format::headers(format).get("Content-Type") {
+    if let Some(value) = content_format::headers(response.content_format).get("Content-Type") {
         // A registered media type is a header value.
         let _ = headers.push("Content-Type", value);
+    }
+    if let Some(parent) = response.traceparent {
+        let _ = headers.push(TRACEPARENT, &parent.to_string());
     }
     headers
 }
@@ -181,6 +194,8 @@ mod tests {
     use super::*;
     use crate::listener::http::ERROR_CODE_HEADER;
     use crate::upstream::ERROR_HEADER;
+
+    const CONTEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn base(uri: &str, filter: &str) -> Base {
         Base::parse(uri, Filter::new(filter).unwrap()).unwrap()
@@ -243,6 +258,8 @@ mod tests {
         assert_eq!((posted.method, posted.content_format), (Code::POST, Some(50)));
         assert_eq!(ask("Waymeet-Method: DELETE\r\n", b"").unwrap().method.to_string(), "0.04");
         assert_eq!(ask("Waymeet-Method: iPATCH\r\n", b"").unwrap().method.to_string(), "0.07");
+        let traced = ask(&format!("traceparent: {CONTEXT}\r\n"), b"").unwrap();
+        assert_eq!(traced.traceparent.map(|parent| parent.to_string()).as_deref(), Some(CONTEXT));
         let refused = ask("Waymeet-Method: HEAD\r\n", b"").unwrap_err();
         assert_eq!(refused.headers.as_headers().get(ERROR_CODE_HEADER), Some("400"));
     }
@@ -254,10 +271,12 @@ mod tests {
             content_format,
             observe: None,
             max_age: None,
+            traceparent: TraceParent::parse(CONTEXT),
             payload: payload.to_vec(),
         };
         let reply = Reply::from_coap(response(Code::CONTENT, Some(50), b"{}"));
         assert_eq!(reply.headers.as_headers().get("Content-Type"), Some("application/json"));
+        assert_eq!(reply.headers.as_headers().get("traceparent"), Some(CONTEXT));
         assert_eq!(reply.headers.as_headers().get(ERROR_CODE_HEADER), None);
         let reply = Reply::from_coap(response(Code::NOT_FOUND, None, b"no such pump"));
         assert_eq!(reply.headers.as_headers().get(ERROR_CODE_HEADER), Some("404"));
