@@ -139,6 +139,7 @@ mod tests {
             trace: TraceId::new([1; 16]).unwrap(),
             message: SpanId::new([message; 8]).unwrap(),
             at: String::new(),
+            at_ns: 0,
             node: "hall".to_owned(),
             name: String::new(),
             step: what,
