@@ -19,12 +19,25 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from collector import Collector
 from drivers.curl import fetch
-from mesh import Mesh, known
+from mesh import PATIENCE_S, STEP_S, Mesh
 
 SOON = 10
 # The node's own option for a trace context (docs/coap.md).
 TRACEPARENT = OptionNumber(65052)
 CONTEXT = TraceContextTextMapPropagator()
+
+
+async def known(near, far, marker):
+    """Waits until the node of the client `near` knows what `far` has subscribed to so far: a node tells it in order, so that
+    what reaches a later subscription says that the earlier ones are known."""
+    later = await far.subscribe(marker)
+    await far.flush()
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while later.pending_msgs == 0:
+        assert asyncio.get_running_loop().time() < deadline, "it is not known what is wanted"
+        await near.publish(marker, b"")
+        await asyncio.sleep(STEP_S)
+    await later.unsubscribe()
 
 
 class Service:
@@ -81,7 +94,8 @@ async def plant(pytestconfig):
         site.add_resource(["pump"], Pump(device))
         server = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port))
         stack.push_async_callback(server.shutdown)
-        config = f'[telemetry]\notlp_endpoint = "{collector.url}"\n'
+        # The address of the collector is none of the node's own, which are looked for in its log.
+        config = f'[log]\nlevel = "warn"\n[telemetry]\notlp_endpoint = "{collector.url}"\n'
         upstream = f'[[coap.upstream]]\nsubject = "plant.*"\nuri = "coap://127.0.0.1:{port}/"\n'
         mesh = Mesh(pytestconfig.getoption("--binary"))
         stack.push_async_callback(mesh.stop)

@@ -98,8 +98,9 @@ mod tests {
             (Share::default(), "1".parse::<Share>().unwrap(), "0.1".parse::<Share>().unwrap());
         assert!(!none.hits(0) && !none.hits(u64::MAX));
         assert!(all.hits(0) && all.hits(u64::MAX));
-        // Evenly spread numbers, so that chance has no say.
-        let hits = (0..1_000_u64).filter(|number| tenth.hits(number * (u64::MAX / 1_000))).count();
+        // The middles of a thousand equal parts, so that neither chance nor rounding has a say.
+        let part = u64::MAX / 1_000;
+        let hits = (0..1_000).filter(|number| tenth.hits(number * part + part / 2)).count();
         assert_eq!(hits, 100);
     }
 }

@@ -49,7 +49,9 @@ impl Collector {
         let state = (refusal.clone(), posts.clone());
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let _ = serve(stream, &state, &sender).await;
+                // Each node keeps its connection.
+                let (state, sender) = (state.clone(), sender.clone());
+                tokio::spawn(async move { serve(stream, &state, &sender).await });
             }
         });
         let head = Default::default();
