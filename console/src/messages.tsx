@@ -1,6 +1,6 @@
 // Messages by hand: subscribe and look at what comes, publish, request; and the explanation of one of them.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Explained } from "./explain";
 import { clear, follow, following, KEPT, stop, type Gap, type Received } from "./follow";
 import { time } from "./format";
@@ -161,7 +161,8 @@ function Detail({ received, close }: { received: Received; close: () => void }) 
   const { envelope, explanation } = received;
   const { isTraced } = useCell(following);
   const heading = useRef<HTMLHeadingElement>(null);
-  useEffect(() => heading.current?.focus(), [received.number]);
+  // Before the detail is painted: a key pressed as soon as it is seen is meant for it.
+  useLayoutEffect(() => heading.current?.focus(), [received.number]);
   const headers = Object.entries(envelope.headers ?? {});
   return (
     <aside class="card detail" aria-labelledby="detail-title" onKeyDown={(event) => event.key === "Escape" && close()}>

@@ -61,6 +61,8 @@ async fn an_answer_finds_its_trace_over_nodes_that_record_nothing() {
     let settings = format!("[telemetry]\notlp_endpoint = \"{}\"", collector.url());
     let porch = linked("porch", &[&nodes[0]], &settings).await;
     reaches(&porch, 3, 1).await;
+    // The answer finds its way once its node knows of the porch as well.
+    reaches(&nodes[2], 3, 0).await;
     let answer = send(&porch, request("POST", "/req/ask/time", &[CONTEXT], b"hi")).await;
     assert_eq!(&answer.body[..], b"HI");
     let spans = collector.spans(3).await;
