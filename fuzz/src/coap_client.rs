@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use waymeet_core::coap::client::{Client, Event, Limits, Request};
 use waymeet_core::coap::{Code, codec};
+use waymeet_core::trace::TraceParent;
 
 const TIMEOUT: Duration = Duration::from_secs(100);
+/// The example of W3C Trace Context, section 3.2.
+const CONTEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Drives a client with small limits through requests, observations, a server's datagrams and time. Datagrams are taken
 /// as they are, or with the message id and the token of the last message, so that they reach what waits for them.
@@ -76,6 +79,7 @@ fn request(record: &[u8], action: u8) -> Request {
         // Some go in blocks.
         payload: record.repeat(usize::from(action)),
         observe: None,
+        traceparent: TraceParent::parse(CONTEXT).filter(|_| action % 2 == 1),
     }
 }
 
