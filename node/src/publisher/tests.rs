@@ -12,16 +12,22 @@ static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
 const PUBLISHER: Origin = Origin { listener: Listener::Nats, session: 1, trusted: false, policy: None };
 
-#[test]
-fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
+/// An exchange with one subscription, of another session than the publisher's.
+fn subscribed_to_a() -> (Arc<Exchange>, Arc<Subscription>) {
     let metrics = Arc::new(Metrics::new());
     let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
-    let wire =
-        WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, exchange.budget.clone(), metrics.clone());
+    let wire = WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, exchange.budget.clone(), metrics);
     let filter = SubjectFilter::new("a").unwrap();
     let subscription = Subscription::new(filter, None, Outbox::Wire(Arc::new(wire))).with_sid(b"1");
     let subscription = Arc::new(subscription);
     exchange.subscribe(&subscription);
+    (exchange, subscription)
+}
+
+#[test]
+fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
+    let (exchange, subscription) = subscribed_to_a();
+    let metrics = exchange.metrics.clone();
 
     let mut publisher = Publisher::new(exchange.clone(), 1);
     let message = Message::new(Subject::new("a").unwrap(), b"x");
@@ -38,14 +44,8 @@ fn a_limit_that_is_passed_within_a_block_ends_the_subscription() {
 
 #[test]
 fn a_message_that_finds_its_only_subscription_just_ended_is_unmatched() {
-    let metrics = Arc::new(Metrics::new());
-    let exchange = Arc::new(Exchange::new(metrics.clone(), Limits::default()));
-    let wire =
-        WireOutbox::new(2, Listener::Nats, &PROTOCOL, 1 << 20, exchange.budget.clone(), metrics.clone());
-    let filter = SubjectFilter::new("a").unwrap();
-    let subscription = Subscription::new(filter, None, Outbox::Wire(Arc::new(wire))).with_sid(b"1");
-    let subscription = Arc::new(subscription);
-    exchange.subscribe(&subscription);
+    let (exchange, subscription) = subscribed_to_a();
+    let metrics = exchange.metrics.clone();
 
     let mut publisher = Publisher::new(exchange, 1);
     let message = Message::new(Subject::new("a").unwrap(), b"x");
