@@ -240,3 +240,51 @@ fn a_reply_subject_that_crossed_is_short_and_leads_back() {
     network.run_for(QUIET);
     assert_eq!(network.publish_text(2, &way_back, "late").links, 0);
 }
+
+#[test]
+fn a_node_that_has_just_joined_is_answered_from_its_first_request_on() {
+    // All compute their graphs at the same moment. Who has other work is later by some milliseconds.
+    for late_ones in [[0].as_slice(), &[1], &[0, 1]] {
+        let mut network = network(&[(0, 1), (0, 2)]);
+        network.subscribe(0, 1, "service", None);
+        network.run_for(QUIET);
+        late_ones.iter().for_each(|node| network.node(*node).lateness = Duration::from_millis(20));
+        let late = network.add();
+        network.subscribe(late, 1, "inbox.1", None);
+        network.connect(late, 1);
+        let request = Message { reply: Some(subject("inbox.1")), ..Message::new(subject("service"), b"?") };
+        let mut attempts = 0;
+        while network.publish(late, &request).asked == 0 {
+            attempts += 1;
+            assert!(attempts < 100_000, "the service never became known");
+            network.run_for(Duration::from_micros(20));
+        }
+        let is_asked = |network: &mut Network| !network.node(0).clients.got.is_empty();
+        assert!((0..10_000).any(|_| {
+            network.step();
+            is_asked(&mut network)
+        }));
+        let way_back = network.node(0).clients.got[0].message.reply().unwrap().as_str().to_owned();
+        let published = network.publish_text(0, &way_back, "answer");
+        assert_eq!((published.links, published.dropped), (1, 0), "late: {late_ones:?}");
+        network.run_for(QUIET);
+        assert_eq!(payloads(&mut network, late), ["answer"], "late: {late_ones:?}");
+    }
+}
+
+#[test]
+fn a_reply_whose_asker_is_gone_is_counted_where_its_way_ends() {
+    let mut network = network(&[(0, 1), (1, 2)]);
+    network.subscribe(0, 1, "service", None);
+    network.run_for(QUIET);
+    let request = Message { reply: Some(subject("inbox.1")), ..Message::new(subject("service"), b"?") };
+    network.publish(2, &request);
+    network.run_for(QUIET);
+    let way_back = network.node(0).clients.got[0].message.reply().unwrap().as_str().to_owned();
+    network.crash(2);
+    assert_eq!(network.publish_text(0, &way_back, "answer").links, 1, "the news has not come yet");
+    network.run_for(QUIET);
+    let counters = network.mesh(1).counters();
+    assert_eq!((counters.dropped_down, counters.refused, counters.passed_on), (1, 1, 1));
+    assert_eq!(network.publish_text(0, &way_back, "answer").links, 0, "now it has");
+}

@@ -49,7 +49,8 @@ fn a_mark_passes_every_node_and_steps_find_the_way_back() {
     }
     assert_eq!(network.node(3).clients.got.len(), 1);
 
-    assert!(network.mesh(3).send_steps(mark.askers[0], b"{}\n", 5));
+    let now = network.now;
+    assert!(network.mesh(3).send_steps(now, mark.askers[0], b"{}\n", 5));
     network.settle(3);
     network.run_for(CONVERGED);
     assert_eq!(network.node(0).clients.steps, [(b"{}\n".to_vec(), 5)]);

@@ -83,8 +83,8 @@ impl<I: Identity> Mesh<I> {
             Frame::Summary(summary) => self.take_summary(now, id, &summary),
             Frame::Digest(digest) => self.take_digest(now, id, &digest),
             Frame::Ask(tag) => self.take_ask(now, id, tag),
-            Frame::Refusal(refusal) => self.take_refusal(&refusal),
-            Frame::Steps(steps) => self.take_steps(&steps, upstream),
+            Frame::Refusal(refusal) => self.take_refusal(now, &refusal),
+            Frame::Steps(steps) => self.take_steps(now, &steps, upstream),
             Frame::Credit(credit) => self.take_credit(id, credit.limit),
             Frame::Ping(ping) => {
                 if let Some(link) = self.links.get_mut(&id) {
@@ -198,9 +198,26 @@ impl<I: Identity> Mesh<I> {
         self.timers.refresh.get_or_insert(now + REFRESH_DELAY + REFRESH_DELAY_PER_NODE * nodes);
     }
 
+    /// The link on which this node reaches another.
+    pub(super) fn link_toward(&mut self, now: Instant, slot: Slot) -> Option<LinkId> {
+        self.draw_if_unreached(now, slot);
+        self.own_tree.tree.toward(slot).and_then(|child| self.link_to(child))
+    }
+
+    /// Computes the graph before its time when it knows no way to a node that may have one by now: a node that joined
+    /// a moment ago has asked somebody, and the reply cannot wait. Between two graphs passes at least the delay
+    /// that they have for each node, so that a mesh in turmoil does not spend its time on this either.
+    pub(super) fn draw_if_unreached(&mut self, now: Instant, slot: Slot) {
+        let pause = REFRESH_DELAY_PER_NODE * self.nodes.len() as u32;
+        let is_unreached = self.own_tree.distance(slot) == UNREACHED;
+        if is_unreached && self.timers.refresh.is_some() && now >= self.timers.refreshed + pause {
+            self.refresh(now);
+        }
+    }
+
     /// Computes the graph and this node's tree, and says who came and who went.
     fn refresh(&mut self, now: Instant) {
-        self.timers.refresh = None;
+        (self.timers.refresh, self.timers.refreshed) = (None, now);
         let changed = self.nodes.take_changed();
         self.graph.update(&self.nodes, &changed);
         debug_assert!(self.graph == Graph::of_all(&self.nodes), "nothing has changed unnoticed");

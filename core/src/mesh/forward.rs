@@ -8,7 +8,7 @@ use super::limits::{MAX_ASKERS, MAX_HOPS};
 use super::local::SELF;
 use super::set::Slot;
 use super::wire::{MessageFrame, is_reserved};
-use super::{Delivery, Identity, LinkId, Mesh, Passing, Scope, Tag, Taken, TraceMark, Upstream};
+use super::{Delivery, Identity, LinkId, LinkRefusal, Mesh, Passing, Scope, Tag, Taken, TraceMark, Upstream};
 use crate::message::Message;
 use crate::router::{Generation, Generations};
 use crate::subject::Subject;
@@ -61,6 +61,7 @@ impl<I: Identity> Mesh<I> {
             self.counters.duplicates += 1;
             return;
         }
+        self.draw_if_unreached(now, origin);
         let own = self.own_tag();
         let mine: Vec<&str> = frame
             .assignments
@@ -68,11 +69,8 @@ impl<I: Identity> Mesh<I> {
             .filter(|assignment| assignment.node == own)
             .map(|assignment| assignment.queue)
             .collect();
-        let mut duty = self.duty(from, origin, frame, &mine);
-        if frame.hops >= MAX_HOPS && !duty.links.is_empty() {
-            self.counters.too_many_hops += 1;
-            duty.links.clear();
-        }
+        let mut duty = self.duty((now, from), origin, frame, &mine);
+        let lost = self.lost_here(frame, &mut duty);
         let is_traced = frame.trace.is_some() || upstream.is_asked();
         let mark = if is_traced { self.passes(from, frame, upstream) } else { None };
         let is_changed = is_traced && !duty.links.is_empty();
@@ -81,7 +79,8 @@ impl<I: Identity> Mesh<I> {
         if let Some(headers) = &headers {
             message.headers = headers.as_headers();
         }
-        let taken = self.pass_message_on(tag, (frame, &message), &duty.links, mark.as_ref());
+        let mut taken = self.pass_message_on(tag, (frame, &message), &duty.links, mark.as_ref());
+        taken.extend(lost.map(|refusal| Taken { peer: None, result: Err(refusal) }));
         if is_traced {
             upstream.went_on(&taken);
         }
@@ -93,9 +92,26 @@ impl<I: Identity> Mesh<I> {
             // Either nobody is left whom this node was asked for, or the branch ends here without anybody.
             let subject = frame.message.subject;
             if duty.addressed || duty.links.is_empty() || self.local.is_believed_wanted(now, subject) {
-                self.refuse(tag, frame);
+                self.refuse(now, tag, frame);
             }
         }
+    }
+
+    /// Counts a message that cannot go on, and says why: it has come too far, or there is no way to its target.
+    fn lost_here(&mut self, frame: &MessageFrame<'_>, duty: &mut Duty<'_>) -> Option<LinkRefusal> {
+        let refusal = if duty.links.is_empty() {
+            (frame.target.is_some() && !duty.addressed).then_some(LinkRefusal::Down)?
+        } else {
+            (frame.hops >= MAX_HOPS).then_some(LinkRefusal::Expired)?
+        };
+        duty.links.clear();
+        let counters = &mut self.counters;
+        match refusal {
+            LinkRefusal::Expired => counters.too_many_hops += 1,
+            _ => counters.dropped_down += 1,
+        }
+        counters.refused += 1;
+        Some(refusal)
     }
 
     /// The node with that tag.
@@ -131,7 +147,7 @@ impl<I: Identity> Mesh<I> {
 
     fn duty<'a>(
         &mut self,
-        from: LinkId,
+        (now, from): (Instant, LinkId),
         origin: Slot,
         frame: &MessageFrame<'_>,
         mine: &'a [&'a str],
@@ -148,12 +164,11 @@ impl<I: Identity> Mesh<I> {
             let scope = plain.then_some(Scope::Chosen { plain, groups: &[] });
             return Duty { scope, links, addressed: false };
         }
-        let tree = self.tree_of(origin);
         if let Some(target) = frame.target {
-            let child = self.nodes.by_tag(target).and_then(|slot| tree.toward(slot));
-            let links = child.and_then(|child| self.link_to(child)).into_iter().filter(|link| *link != from);
-            return Duty { scope: None, links: links.collect(), addressed: false };
+            let link = self.way_on(now, origin, target).filter(|link| *link != from);
+            return Duty { scope: None, links: link.into_iter().collect(), addressed: false };
         }
+        let tree = self.tree_of(origin);
         let receivers = self.receivers(frame.message.subject);
         let chosen: Vec<Slot> =
             frame.assignments.iter().filter_map(|assignment| self.nodes.by_tag(assignment.node)).collect();
@@ -166,6 +181,15 @@ impl<I: Identity> Mesh<I> {
         let plain = receivers.plain.contains(SELF);
         let scope = (plain || !mine.is_empty()).then_some(Scope::Chosen { plain, groups: mine });
         Duty { scope, links, addressed: !mine.is_empty() }
+    }
+
+    /// The link on which a message for one node goes on: in its origin's tree, or where that does not lead to the target
+    /// (the origin sees the mesh otherwise than this node), on this node's own way there.
+    fn way_on(&mut self, now: Instant, origin: Slot, target: Tag) -> Option<LinkId> {
+        let target = self.nodes.by_tag(target)?;
+        let own_way = self.link_toward(now, target);
+        let child = self.tree_of(origin).toward(target);
+        child.and_then(|child| self.link_to(child)).or(own_way)
     }
 
     /// Lets this node's readers of traces see a message, before it goes on.

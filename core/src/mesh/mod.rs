@@ -158,6 +158,7 @@ struct Timers {
     announced: Instant,
     /// The graph is to be computed anew.
     refresh: Option<Instant>,
+    refreshed: Instant,
     digest: Instant,
     forget: Instant,
 }
@@ -210,6 +211,7 @@ impl<I: Identity> Mesh<I> {
                 announce: Some(now),
                 announced: now - config.limits.announce_interval,
                 refresh: None,
+                refreshed: now,
                 digest,
                 forget: now + config.limits.forget_after,
             },

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::local::SELF;
 use super::route::Route;
@@ -99,8 +100,13 @@ impl<I: Identity> Mesh<I> {
     ///
     /// # Errors
     /// When there is no such node, or when it is this one.
-    pub fn publish_to(&mut self, id: &str, message: &Message<'_>) -> Result<Published, Unreachable> {
-        self.publish_marked_to(id, message, None, &mut Vec::new())
+    pub fn publish_to(
+        &mut self,
+        now: Instant,
+        id: &str,
+        message: &Message<'_>,
+    ) -> Result<Published, Unreachable> {
+        self.publish_marked_to(now, id, message, None, &mut Vec::new())
     }
 
     /// As [`Mesh::publish_to`], for a message that somebody asked about.
@@ -109,6 +115,7 @@ impl<I: Identity> Mesh<I> {
     /// As [`Mesh::publish_to`].
     pub fn publish_marked_to(
         &mut self,
+        now: Instant,
         id: &str,
         message: &Message<'_>,
         trace: Option<&TraceMark>,
@@ -118,7 +125,7 @@ impl<I: Identity> Mesh<I> {
         if slot == SELF {
             return Err(Unreachable::Here);
         }
-        let link = self.own_tree.tree.toward(slot).and_then(|child| self.link_to(child));
+        let link = self.link_toward(now, slot);
         let (Some(node), Some(link)) = (self.nodes.get(slot), link) else {
             return Err(Unreachable::Unknown);
         };

@@ -4,6 +4,7 @@
 //! state for requests that nobody refused.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::limits::{MAX_HOPS, PENDING_REFUSALS};
 use super::wire::{Frame, MessageFrame, Refusal};
@@ -40,16 +41,16 @@ impl Refusals {
 
 impl<I: Identity> Mesh<I> {
     /// Tells the origin of a request that nobody is here for it.
-    pub(super) fn refuse(&mut self, origin: Tag, frame: &MessageFrame<'_>) {
+    pub(super) fn refuse(&mut self, now: Instant, origin: Tag, frame: &MessageFrame<'_>) {
         let Some(reply) = frame.message.reply else { return };
         let (sequence, asked) = (frame.sequence, frame.asked);
-        self.carry(&Refusal { target: origin, sequence, reply, asked, hops: 0 });
+        self.carry(now, &Refusal { target: origin, sequence, reply, asked, hops: 0 });
     }
 
-    pub(super) fn take_refusal(&mut self, refusal: &Refusal<'_>) {
+    pub(super) fn take_refusal(&mut self, now: Instant, refusal: &Refusal<'_>) {
         if refusal.target != self.own_tag() {
             if refusal.hops < MAX_HOPS {
-                self.carry(&Refusal { hops: refusal.hops + 1, ..*refusal });
+                self.carry(now, &Refusal { hops: refusal.hops + 1, ..*refusal });
             }
         } else if self.refusals.is_last(refusal.sequence, refusal.asked) {
             self.push_event(Event::NoResponders { reply: refusal.reply.into() });
@@ -57,9 +58,9 @@ impl<I: Identity> Mesh<I> {
     }
 
     /// Sends a refusal one link further toward the origin of its request.
-    fn carry(&mut self, refusal: &Refusal<'_>) {
-        let child = self.nodes.by_tag(refusal.target).and_then(|slot| self.own_tree.tree.toward(slot));
-        if let Some(link) = child.and_then(|child| self.link_to(child)) {
+    fn carry(&mut self, now: Instant, refusal: &Refusal<'_>) {
+        let target = self.nodes.by_tag(refusal.target);
+        if let Some(link) = target.and_then(|slot| self.link_toward(now, slot)) {
             self.send_frame(link, &Frame::Refusal(*refusal));
         }
     }

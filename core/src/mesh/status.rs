@@ -57,13 +57,14 @@ pub struct MeshCounters {
     pub duplicates: u64,
     /// Messages of a node, or of a life of a node, that is not known.
     pub unknown_origin: u64,
-    /// Messages that had come too far.
+    /// Messages that had come too far to go on: `ttl_expired`.
     pub too_many_hops: u64,
     /// Messages that came in above this node's limit: `payload_too_large`.
     pub rejected_too_large: u64,
     /// Messages that a link took, once for each link; some may wait for credit still.
     pub taken: u64,
-    /// Messages that a link should have taken and did not, for one of the next three reasons.
+    /// Messages that a link should have taken and did not, because it had come too far or for one of the next
+    /// three reasons.
     pub refused: u64,
     /// Messages above the limit of the node at a link's other end: `payload_too_large`.
     pub dropped_too_large: u64,

@@ -3,6 +3,7 @@
 //! Owns the marks and the carrying of steps toward the node that asked. It must not know what a step says.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::limits::MAX_HOPS;
 use super::link::Link;
@@ -48,6 +49,8 @@ pub enum LinkRefusal {
     TooLarge,
     /// Its backlog is full: `slow_subscriber`.
     Slow,
+    /// It has come over as many links as a message may: `ttl_expired`.
+    Expired,
     /// The message is not to be delivered, and the peer does not know that.
     Untraced,
 }
@@ -84,15 +87,15 @@ impl<I: Identity> Mesh<I> {
 
     /// Sends steps to a node that asked for them. They are dropped when it cannot be reached: whether that is so, says
     /// the answer.
-    pub fn send_steps(&mut self, asker: Tag, steps: &[u8], dropped: u64) -> bool {
-        self.carry_steps(&Steps { target: asker, hops: 0, dropped, steps })
+    pub fn send_steps(&mut self, now: Instant, asker: Tag, steps: &[u8], dropped: u64) -> bool {
+        self.carry_steps(now, &Steps { target: asker, hops: 0, dropped, steps })
     }
 
-    pub(super) fn take_steps(&mut self, steps: &Steps<'_>, upstream: &mut impl Upstream) {
+    pub(super) fn take_steps(&mut self, now: Instant, steps: &Steps<'_>, upstream: &mut impl Upstream) {
         if steps.target == self.own_tag() {
             upstream.steps(steps.steps, steps.dropped);
         } else if steps.hops < MAX_HOPS {
-            self.carry_steps(&Steps { hops: steps.hops + 1, ..*steps });
+            self.carry_steps(now, &Steps { hops: steps.hops + 1, ..*steps });
         }
     }
 
@@ -109,9 +112,9 @@ impl<I: Identity> Mesh<I> {
         }
     }
 
-    fn carry_steps(&mut self, steps: &Steps<'_>) -> bool {
-        let child = self.nodes.by_tag(steps.target).and_then(|slot| self.own_tree.tree.toward(slot));
-        let link = child.and_then(|child| self.link_to(child));
+    fn carry_steps(&mut self, now: Instant, steps: &Steps<'_>) -> bool {
+        let target = self.nodes.by_tag(steps.target);
+        let link = target.and_then(|slot| self.link_toward(now, slot));
         if let Some(link) = link {
             self.send_frame(link, &Frame::Steps(*steps));
         }

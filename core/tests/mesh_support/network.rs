@@ -76,6 +76,8 @@ pub struct Node {
     pub mesh: Mesh<Toy>,
     pub clients: Clients,
     pub events: Vec<Event>,
+    /// How late its engine looks at its timers, as one with other work does.
+    pub lateness: Duration,
     /// When its timer is set for.
     timer: Option<Instant>,
     /// What was read of each link and not taken yet.
@@ -150,8 +152,14 @@ impl Network {
         };
         let mesh = Mesh::new(config, Toy(peer(index)), self.now);
         let clients = Clients::default();
-        self.nodes[index] =
-            Some(Node { mesh, clients, events: Vec::new(), timer: None, unread: BTreeMap::new() });
+        self.nodes[index] = Some(Node {
+            mesh,
+            clients,
+            events: Vec::new(),
+            lateness: Duration::ZERO,
+            timer: None,
+            unread: BTreeMap::new(),
+        });
         self.settle(index);
     }
 
@@ -228,11 +236,12 @@ impl Network {
 
     /// A client of the node publishes, as the node's publisher would carry it out.
     pub fn publish(&mut self, index: usize, message: &Message<'_>) -> Published {
+        let now = self.now;
         let node = self.node(index);
         let published = match split_peer_subject(message.subject) {
             Some((id, subject)) => {
                 let inner = Message { subject, ..*message };
-                match node.mesh.publish_to(id, &inner) {
+                match node.mesh.publish_to(now, id, &inner) {
                     Err(Unreachable::Here) => {
                         node.clients.publish(&inner);
                         Published::default()
@@ -302,10 +311,11 @@ impl Network {
     pub fn settle(&mut self, index: usize) {
         let now = self.now;
         let Some(node) = &mut self.nodes[index] else { return };
-        let mut timeout = node.mesh.poll_timeout();
+        let due = |node: &Node| node.mesh.poll_timeout().map(|at| at + node.lateness);
+        let mut timeout = due(node);
         while timeout.is_some_and(|at| at <= now) {
             node.mesh.handle_timeout(now);
-            timeout = node.mesh.poll_timeout();
+            timeout = due(node);
         }
         let mut writes: Vec<(LinkId, Vec<u8>)> = Vec::new();
         for (link, bytes) in node.mesh.outgoing().iter() {

@@ -174,7 +174,7 @@ impl Hub {
 
     /// Queues one message for the clients of one node. [`Hub::flush`] sends it off.
     pub(crate) fn publish_to(&self, id: &str, message: &Message<'_>) -> Result<Published, Unreachable> {
-        self.lock().mesh.publish_to(id, message)
+        self.lock().mesh.publish_to(Instant::now(), id, message)
     }
 
     /// This node's tag, by which other nodes know who asks about a message.
@@ -197,7 +197,8 @@ impl Hub {
         mark: &TraceMark,
     ) -> Result<(Published, Vec<Taken>), Unreachable> {
         let mut taken = Vec::new();
-        let published = self.lock().mesh.publish_marked_to(id, message, Some(mark), &mut taken)?;
+        let published =
+            self.lock().mesh.publish_marked_to(Instant::now(), id, message, Some(mark), &mut taken)?;
         Ok((published, taken))
     }
 
@@ -303,7 +304,7 @@ impl Hub {
         }
         self.with(|mesh, _| {
             while let Some(Parcel { asker, lines, dropped }) = abroad.next() {
-                mesh.send_steps(asker, &lines, dropped);
+                mesh.send_steps(Instant::now(), asker, &lines, dropped);
             }
         });
     }
@@ -357,7 +358,8 @@ impl Hub {
         let out = now.taken.saturating_sub(now.dropped_waiting).saturating_sub(waiting);
         let delivered = out.saturating_sub(state.counted_out);
         state.counted_out = state.counted_out.max(out);
-        let (down, slow, large) = (
+        let (far, down, slow, large) = (
+            now.too_many_hops - before.too_many_hops,
             now.dropped_down - before.dropped_down,
             now.dropped_slow - before.dropped_slow,
             now.dropped_too_large - before.dropped_too_large,
@@ -369,6 +371,7 @@ impl Hub {
             metrics.delivered(Listener::Mesh, delivered, 0);
         }
         for (reason, count) in [
+            (DropReason::TtlExpired, far),
             (DropReason::LinkDown, down),
             (DropReason::SlowSubscriber, slow),
             (DropReason::PayloadTooLarge, large),

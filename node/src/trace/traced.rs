@@ -240,6 +240,7 @@ impl Trace {
             match result {
                 Ok(()) => self.forwarded(&peer),
                 Err(LinkRefusal::Down) => self.not_forwarded(&peer, DropReason::LinkDown),
+                Err(LinkRefusal::Expired) => self.not_forwarded(&peer, DropReason::TtlExpired),
                 Err(LinkRefusal::TooLarge) => self.not_forwarded(&peer, DropReason::PayloadTooLarge),
                 // It was not to be delivered, and would have been there.
                 Err(LinkRefusal::Untraced) => {}
