@@ -11,6 +11,7 @@ use waymeet::config::{FlagSetting, FlagValue, Layers, parse_duration};
 use waymeet_core::{Filter, Subject};
 
 use super::bench::BenchArgs;
+use super::lazy::Lazy;
 use super::server::{Credentials, Server, Token};
 use super::tls::TlsArgs;
 use super::top::TopArgs;
@@ -34,31 +35,31 @@ pub enum Command {
     /// Start a node; what `waymeet` alone does
     Serve(ServeArgs),
     /// Validate a configuration and print what is in effect, secrets masked
-    Check(CheckArgs),
+    Check(Lazy<CheckArgs>),
     /// Have the node of a data directory read its configuration again
-    Reload(ReloadArgs),
+    Reload(Lazy<ReloadArgs>),
     /// Have the node of a data directory finish what it does and end, and wait until it has
-    Drain(DrainArgs),
+    Drain(Lazy<DrainArgs>),
     /// Make what users prove themselves by, and certificates for development
-    Auth(AuthArgs),
+    Auth(Lazy<AuthArgs>),
     /// Publish one message
-    Pub(PubArgs),
+    Pub(Lazy<PubArgs>),
     /// Subscribe, and print what arrives
-    Sub(SubArgs),
+    Sub(Lazy<SubArgs>),
     /// Send a request, and print the reply
-    Req(ReqArgs),
+    Req(Lazy<ReqArgs>),
     /// Answer requests
-    Reply(ReplyArgs),
+    Reply(Lazy<ReplyArgs>),
     /// Show the nodes that a node is linked to and those behind them
-    Peers(PeersArgs),
+    Peers(Lazy<PeersArgs>),
     /// Watch a node: what goes in and out, who is connected, what is lost
-    Top(TopArgs),
+    Top(Lazy<TopArgs>),
     /// Show what becomes of messages: who took them, who received them, what was dropped and why
-    Trace(TraceArgs),
+    Trace(Lazy<TraceArgs>),
     /// Measure a server: this node or any other
-    Bench(BenchArgs),
+    Bench(Lazy<BenchArgs>),
     /// Print a completion script for a shell
-    Completions(CompletionsArgs),
+    Completions(Lazy<CompletionsArgs>),
 }
 
 #[derive(Debug, Args)]

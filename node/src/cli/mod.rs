@@ -11,6 +11,7 @@ mod client;
 mod coap;
 mod control;
 mod identity;
+mod lazy;
 mod payload;
 mod peers;
 mod print;
@@ -32,6 +33,7 @@ use clap::{CommandFactory as _, Parser as _};
 use waymeet::config::{Config, ConfigError, Layers};
 
 use args::{CheckArgs, Cli, Command};
+use lazy::Lazy;
 
 /// What a command ended with, other than success.
 #[derive(Debug)]
@@ -75,19 +77,19 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => serve::serve(&cli.serve),
         Some(Command::Serve(args)) => serve::serve(&args),
-        Some(Command::Check(args)) => check(&args),
-        Some(Command::Reload(args)) => control::reload(&args),
-        Some(Command::Drain(args)) => control::drain(&args),
-        Some(Command::Pub(args)) => on_one_thread(publish::publish(&args)),
-        Some(Command::Sub(args)) => on_one_thread(subscribe::subscribe(&args)),
-        Some(Command::Req(args)) => on_one_thread(request::request(&args)),
-        Some(Command::Reply(args)) => on_one_thread(reply::reply(&args)),
-        Some(Command::Peers(args)) => on_one_thread(peers::peers(&args)),
-        Some(Command::Trace(args)) => on_one_thread(trace::trace(&args)),
-        Some(Command::Auth(args)) => auth::auth(&args),
-        Some(Command::Top(args)) => top::top(&args),
-        Some(Command::Bench(args)) => bench::bench(&args),
-        Some(Command::Completions(args)) => {
+        Some(Command::Check(Lazy(args))) => check(&args),
+        Some(Command::Reload(Lazy(args))) => control::reload(&args),
+        Some(Command::Drain(Lazy(args))) => control::drain(&args),
+        Some(Command::Pub(Lazy(args))) => on_one_thread(publish::publish(&args)),
+        Some(Command::Sub(Lazy(args))) => on_one_thread(subscribe::subscribe(&args)),
+        Some(Command::Req(Lazy(args))) => on_one_thread(request::request(&args)),
+        Some(Command::Reply(Lazy(args))) => on_one_thread(reply::reply(&args)),
+        Some(Command::Peers(Lazy(args))) => on_one_thread(peers::peers(&args)),
+        Some(Command::Trace(Lazy(args))) => on_one_thread(trace::trace(&args)),
+        Some(Command::Auth(Lazy(args))) => auth::auth(&args),
+        Some(Command::Top(Lazy(args))) => top::top(&args),
+        Some(Command::Bench(Lazy(args))) => bench::bench(&args),
+        Some(Command::Completions(Lazy(args))) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "waymeet", &mut script);
             show(String::from_utf8_lossy(&script))

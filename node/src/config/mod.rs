@@ -90,7 +90,7 @@ impl Config {
 
     fn from_tree(root: layers::Table, mut problems: Vec<Problem>) -> Result<Self, ConfigError> {
         let root = layers::Value::Table(root);
-        let mut config = reader::read::<Self>(&root, &effective::known_keys(), &mut problems);
+        let mut config = reader::read::<Self>(&root, effective::known_keys, &mut problems);
         if let Some(config) = &mut config
             && config.mesh.lan
             && !layers::is_written(&root, "mesh.address")

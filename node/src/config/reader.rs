@@ -14,11 +14,15 @@ use serde::forward_to_deserialize_any;
 use super::layers::{Entry, Origin, Value, list_from_text};
 use super::problem::{Problem, unknown_key};
 
-/// Reads `root` as a `T`. `known` is the full path of every key, for suggestions. Unknown keys go to
+/// Lists the full path of every key. It is asked only about a key that does not exist, because it writes a whole
+/// configuration out.
+type KnownKeys = fn() -> Vec<String>;
+
+/// Reads `root` as a `T`. `known` gives the full path of every key, for suggestions. Unknown keys go to
 /// `problems` and do not keep the rest from being read.
 pub(super) fn read<T: de::DeserializeOwned>(
     root: &Value,
-    known: &[String],
+    known: KnownKeys,
     problems: &mut Vec<Problem>,
 ) -> Option<T> {
     let unknown = RefCell::new(Vec::new());
@@ -41,7 +45,7 @@ struct Reader<'t> {
     origin: Option<&'t Origin>,
     /// The key's full path; empty for the whole.
     path: String,
-    known: &'t [String],
+    known: KnownKeys,
     unknown: &'t RefCell<Vec<Problem>>,
 }
 
@@ -145,7 +149,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         };
         for (key, entry) in table.iter().filter(|(key, _)| !fields.contains(&key.as_str())) {
             let path = self.path_of(key);
-            let text = unknown_key(&path, fields, self.known, &entry.key_origin);
+            let text = unknown_key(&path, fields, &(self.known)(), &entry.key_origin);
             let origin = Some(entry.key_origin.clone());
             self.unknown.borrow_mut().push(Problem { origin, key: Some(path), text });
         }
