@@ -6,6 +6,7 @@
 mod labels;
 pub(crate) mod process;
 mod reading;
+mod traffic;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
 pub(crate) use reading::{Durations, Reading};
+use traffic::{AllTraffic, TrafficMetrics};
 
 /// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
 /// `messages_unmatched`, and once every outbox is empty `deliveries_matched` = `messages_out` + the drops
@@ -28,7 +30,9 @@ pub(crate) use reading::{Durations, Reading};
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    listeners: Vec<ListenerMetrics>,
+    /// By listener.
+    traffic: AllTraffic,
+    sessions: [IntGauge; Listener::ALL.len()],
     matched: IntCounter,
     unmatched: IntCounter,
     deliveries: IntCounter,
@@ -54,18 +58,6 @@ pub struct Metrics {
 struct Sockets(Mutex<Vec<(Listener, Box<DropsSince>)>>);
 
 type DropsSince = dyn FnMut() -> Option<u64> + Send;
-
-#[derive(Debug)]
-struct ListenerMetrics {
-    messages_in: IntCounter,
-    bytes_in: IntCounter,
-    messages_out: IntCounter,
-    bytes_out: IntCounter,
-    sessions: IntGauge,
-    sessions_total: IntCounter,
-    dropped: Vec<IntCounter>,
-    rejected: Vec<IntCounter>,
-}
 
 /// What one batch of publications adds to the counters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -93,22 +85,12 @@ impl Metrics {
         let registry = Registry::new();
         describe_process(&registry);
         let by_listener = |name, help| register(&registry, counter_vec(name, help, &["listener"]));
-        let messages_in = by_listener("waymeet_messages_in_total", "Messages accepted.");
-        let bytes_in =
-            by_listener("waymeet_bytes_in_total", "Header and payload bytes of accepted messages.");
-        let messages_out = by_listener("waymeet_messages_out_total", "Deliveries handed to the subscriber.");
-        let bytes_out =
-            by_listener("waymeet_bytes_out_total", "Bytes written for deliveries, framing included.");
-        let sessions_total = by_listener("waymeet_sessions_total", "Sessions since the start.");
+        let traffic = AllTraffic::default();
+        registry
+            .register(Box::new(TrafficMetrics::new(traffic.clone())))
+            .expect("every name is registered once");
         let sessions = IntGaugeVec::new(Opts::new("waymeet_sessions", "Sessions now."), &["listener"]);
         let sessions = register(&registry, sessions.expect("the name is valid"));
-        let by_reason = |name, help| register(&registry, counter_vec(name, help, &["reason", "listener"]));
-        let dropped =
-            by_reason("waymeet_messages_dropped_total", "Messages and deliveries dropped, by reason.");
-        let rejected = by_reason(
-            "waymeet_messages_rejected_total",
-            "Messages never accepted, by reason; also in dropped.",
-        );
         let receive_dropped = by_listener(
             "waymeet_udp_receive_dropped_total",
             "Datagrams that arrived and found the socket's buffer full.",
@@ -122,24 +104,6 @@ impl Metrics {
                 counter.with_label_values(&[listener.as_str()]);
             }
         }
-        let listeners = Listener::ALL.map(|listener| {
-            let label = &[listener.as_str()];
-            let reasons = |counters: &IntCounterVec| {
-                DropReason::ALL
-                    .map(|reason| counters.with_label_values(&[reason.as_str(), listener.as_str()]))
-                    .to_vec()
-            };
-            ListenerMetrics {
-                messages_in: messages_in.with_label_values(label),
-                bytes_in: bytes_in.with_label_values(label),
-                messages_out: messages_out.with_label_values(label),
-                bytes_out: bytes_out.with_label_values(label),
-                sessions: sessions.with_label_values(label),
-                sessions_total: sessions_total.with_label_values(label),
-                dropped: reasons(&dropped),
-                rejected: reasons(&rejected),
-            }
-        });
         let counter =
             |name, help| register(&registry, IntCounter::new(name, help).expect("the name is valid"));
         // From a microsecond to a second: one observation is one read batch, parsed and routed.
@@ -151,7 +115,8 @@ impl Metrics {
         // From 50 microseconds to 80 seconds.
         let reply_buckets = prometheus::exponential_buckets(50e-6, 2.0, 21).expect("the bounds are valid");
         Self {
-            listeners: listeners.into(),
+            traffic,
+            sessions: Listener::ALL.map(|listener| sessions.with_label_values(&[listener.as_str()])),
             matched: counter(
                 "waymeet_messages_matched_total",
                 "Accepted messages that matched a subscription.",
@@ -243,7 +208,7 @@ impl Metrics {
 
     /// Counts a batch of accepted messages.
     pub fn accepted(&self, listener: Listener, counts: BatchCounts) {
-        let metrics = &self.listeners[listener.index()];
+        let metrics = &self.traffic[listener.index()];
         metrics.messages_in.inc_by(counts.messages);
         metrics.bytes_in.inc_by(counts.bytes);
         self.matched.inc_by(counts.matched);
@@ -281,19 +246,19 @@ impl Metrics {
 
     /// Counts deliveries that reached the subscriber's socket or reader.
     pub fn delivered(&self, listener: Listener, messages: u64, bytes: u64) {
-        let metrics = &self.listeners[listener.index()];
+        let metrics = &self.traffic[listener.index()];
         metrics.messages_out.inc_by(messages);
         metrics.bytes_out.inc_by(bytes);
     }
 
     /// Counts deliveries that did not reach a subscriber of `listener`.
     pub fn dropped(&self, listener: Listener, reason: DropReason, count: u64) {
-        self.listeners[listener.index()].dropped[reason.index()].inc_by(count);
+        self.traffic[listener.index()].dropped[reason.index()].inc_by(count);
     }
 
     /// Counts a message that was never accepted.
     pub fn rejected(&self, listener: Listener, reason: DropReason) {
-        let metrics = &self.listeners[listener.index()];
+        let metrics = &self.traffic[listener.index()];
         metrics.dropped[reason.index()].inc();
         metrics.rejected[reason.index()].inc();
     }
@@ -331,10 +296,10 @@ impl Metrics {
     /// Counts a session for as long as the guard lives.
     #[must_use]
     pub fn session(&self, listener: Listener) -> SessionGuard {
-        let metrics = &self.listeners[listener.index()];
-        metrics.sessions_total.inc();
-        metrics.sessions.inc();
-        SessionGuard(metrics.sessions.clone())
+        self.traffic[listener.index()].sessions_total.inc();
+        let sessions = &self.sessions[listener.index()];
+        sessions.inc();
+        SessionGuard(sessions.clone())
     }
 
     /// Counts a reader of events over HTTP for as long as the guard lives.
@@ -351,33 +316,33 @@ impl Metrics {
     /// The sessions of a listener now.
     #[must_use]
     pub fn sessions(&self, listener: Listener) -> u64 {
-        self.listeners[listener.index()].sessions.get().max(0).cast_unsigned()
+        self.sessions[listener.index()].get().max(0).cast_unsigned()
     }
 
     /// Messages accepted and deliveries made by a listener since the start.
     #[must_use]
     pub fn traffic(&self, listener: Listener) -> (u64, u64) {
-        let metrics = &self.listeners[listener.index()];
+        let metrics = &self.traffic[listener.index()];
         (metrics.messages_in.get(), metrics.messages_out.get())
     }
 
     /// Payload and header bytes accepted, and bytes written, by a listener since the start.
     #[must_use]
     pub fn bytes(&self, listener: Listener) -> (u64, u64) {
-        let metrics = &self.listeners[listener.index()];
+        let metrics = &self.traffic[listener.index()];
         (metrics.bytes_in.get(), metrics.bytes_out.get())
     }
 
     /// The sessions of a listener since the start.
     #[must_use]
     pub fn sessions_total(&self, listener: Listener) -> u64 {
-        self.listeners[listener.index()].sessions_total.get()
+        self.traffic[listener.index()].sessions_total.get()
     }
 
     /// Drops of one reason over all listeners since the start.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.listeners.iter().map(|listener| listener.dropped[reason.index()].get()).sum()
+        self.traffic.iter().map(|listener| listener.dropped[reason.index()].get()).sum()
     }
 
     /// The subscriptions now.

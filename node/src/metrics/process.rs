@@ -3,6 +3,7 @@
 //! Owns reading `/proc`; elsewhere there is nothing to show. It must not be asked per message.
 
 use std::fs;
+use std::sync::Once;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -30,6 +31,13 @@ const USER_TIME: usize = 11;
 const START_TIME: usize = 19;
 /// Shorter than this, the share of the processor means nothing.
 const SHORTEST_SPAN_SECONDS: f64 = 0.1;
+
+impl Usage {
+    /// How long the process has run, to the whole second.
+    fn age_seconds(&self) -> f64 {
+        rustix::system::sysinfo().uptime as f64 - self.started
+    }
+}
 
 /// Reads `/proc`. What is not there stays 0.
 pub(crate) fn usage() -> Usage {
@@ -59,7 +67,7 @@ pub(crate) fn usage() -> Usage {
 /// Not from `/proc/stat`, which a service in a sandbox does not see.
 fn started() -> Option<f64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    Some(now - rustix::system::sysinfo().uptime as f64 + usage().started)
+    Some(now - usage().age_seconds())
 }
 
 fn max_files() -> Option<u64> {
@@ -69,25 +77,32 @@ fn max_files() -> Option<u64> {
 }
 
 /// The share of a processor since somebody last asked, as `top` shows it: 100 is one processor.
-#[derive(Debug)]
-pub(crate) struct Share(Mutex<(Instant, f64, f64)>);
+#[derive(Debug, Default)]
+pub(crate) struct Share(Mutex<Option<Last>>);
 
-impl Default for Share {
-    fn default() -> Self {
-        Self(Mutex::new((Instant::now(), usage().cpu_seconds, 0.0)))
-    }
+/// When somebody last asked, the processor time until then, and what was said.
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    cpu_seconds: f64,
+    percent: f64,
 }
 
 impl Share {
-    /// `cpu_seconds` is [`Usage::cpu_seconds`] of now.
-    pub(crate) fn percent(&self, cpu_seconds: f64, now: Instant) -> f64 {
+    /// Who asks first is told the share since the start of the process.
+    pub(crate) fn percent(&self, usage: &Usage, now: Instant) -> f64 {
         let mut last = self.0.lock();
-        let span = now.saturating_duration_since(last.0).as_secs_f64();
-        if span >= SHORTEST_SPAN_SECONDS {
-            let percent = (cpu_seconds - last.1).max(0.0) / span * 100.0;
-            *last = (now, cpu_seconds, (percent * 10.0).round() / 10.0);
+        let (span, before) = match &*last {
+            Some(last) => (now.saturating_duration_since(last.at).as_secs_f64(), last.cpu_seconds),
+            None => (usage.age_seconds(), 0.0),
+        };
+        if let Some(last) = last.as_ref().filter(|_| span < SHORTEST_SPAN_SECONDS) {
+            return last.percent;
         }
-        last.2
+        let percent = (usage.cpu_seconds - before).max(0.0) / span.max(SHORTEST_SPAN_SECONDS) * 100.0;
+        let percent = (percent * 10.0).round() / 10.0;
+        *last = Some(Last { at: now, cpu_seconds: usage.cpu_seconds, percent });
+        percent
     }
 }
 
@@ -97,6 +112,8 @@ pub(super) struct ProcessMetrics {
     resident: Gauge,
     virtual_memory: Gauge,
     started: Gauge,
+    /// Looked for when somebody asks first: a start has better things to do.
+    is_started_known: Once,
     open_files: Gauge,
     max_files: Gauge,
 }
@@ -106,18 +123,15 @@ impl ProcessMetrics {
         let valid = "the name is valid";
         let gauge = |name, help| Gauge::with_opts(Opts::new(name, help)).expect(valid);
         let cpu = Opts::new("process_cpu_seconds_total", "User and system time since the start.");
-        let process = Self {
+        Self {
             cpu: Counter::with_opts(cpu).expect(valid),
             resident: gauge("process_resident_memory_bytes", "Memory in RAM."),
             virtual_memory: gauge("process_virtual_memory_bytes", "Addresses that are mapped."),
             started: gauge("process_start_time_seconds", "When the process started, since 1970."),
+            is_started_known: Once::new(),
             open_files: gauge("process_open_fds", "File descriptors that are open."),
             max_files: gauge("process_max_fds", "File descriptors that may be open."),
-        };
-        if let Some(started) = started() {
-            process.started.set(started);
         }
-        process
     }
 
     fn parts(&self) -> [&dyn Collector; 6] {
@@ -131,6 +145,7 @@ impl Collector for ProcessMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        self.is_started_known.call_once(|| self.started.set(started().unwrap_or_default()));
         let usage = usage();
         self.cpu.inc_by((usage.cpu_seconds - self.cpu.get()).max(0.0));
         // Below 2^53.
@@ -165,11 +180,12 @@ mod tests {
 
     #[test]
     fn the_share_is_of_one_processor() {
-        let began = Instant::now();
-        let share = Share(Mutex::new((began, 1.0, 0.0)));
+        let (began, share) = (Instant::now(), Share::default());
         let after = |ms| began + std::time::Duration::from_millis(ms);
-        assert_eq!(share.percent(1.5, after(1_000)), 50.0);
-        assert_eq!(share.percent(9.0, after(1_001)), 50.0, "too soon to tell");
-        assert_eq!(share.percent(3.5, after(2_000)), 200.0);
+        let used = |cpu_seconds| Usage { cpu_seconds, ..usage() };
+        assert!(share.percent(&used(1.0), after(0)) > 0.0, "since the start");
+        assert_eq!(share.percent(&used(1.5), after(1_000)), 50.0);
+        assert_eq!(share.percent(&used(9.0), after(1_001)), 50.0, "too soon to tell");
+        assert_eq!(share.percent(&used(3.5), after(2_000)), 200.0);
     }
 }

@@ -83,9 +83,10 @@ impl Metrics {
             reply: Durations::read(&self.reply_seconds),
             ..Reading::default()
         };
-        for (read, metrics) in reading.listeners.iter_mut().zip(&self.listeners) {
+        let listeners = Listener::ALL.into_iter().zip(self.traffic.iter());
+        for (read, (listener, metrics)) in reading.listeners.iter_mut().zip(listeners) {
             *read = ListenerReading {
-                sessions: metrics.sessions.get().max(0).cast_unsigned(),
+                sessions: self.sessions(listener),
                 messages_in: metrics.messages_in.get(),
                 bytes_in: metrics.bytes_in.get(),
                 messages_out: metrics.messages_out.get(),

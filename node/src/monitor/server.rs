@@ -60,7 +60,7 @@ fn process_figures(node: &NodeHandle) -> Value {
         "uptime": text::uptime(now.saturating_duration_since(started)),
         "mem": usage.resident_bytes,
         "cores": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        "cpu": node.metrics().share.percent(usage.cpu_seconds, now),
+        "cpu": node.metrics().share.percent(&usage, now),
     })
 }
 
