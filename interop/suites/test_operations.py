@@ -18,6 +18,7 @@ import pyte
 import pytest
 from aiocoap import GET, Context, Message
 
+from absent import absent
 from drivers.nats_py import connected
 from drivers.process import run
 from identities import PASSWORD, hash_of, nats_py
@@ -261,7 +262,7 @@ async def load(address):
 async def test_monitoring_answers_have_nats_server_s_shape(world):
     # Its makers publish it on PyPI, beside the clients.
     beside = pathlib.Path(sys.executable).parent
-    nats_server = shutil.which("nats-server", path=str(beside)) or pytest.skip("nats-server is not here")
+    nats_server = shutil.which("nats-server", path=str(beside)) or absent("nats-server")
     real = NatsServer(nats_server)
     await real.start()
     try:
@@ -492,7 +493,7 @@ async def test_completions_are_scripts(binary, shell):
 
 
 async def test_the_unit_exposes_little():
-    program = shutil.which("systemd-analyze") or pytest.skip("systemd-analyze is not to be had here")
+    program = shutil.which("systemd-analyze") or absent("systemd-analyze")
     unit = pathlib.Path(__file__).resolve().parents[2] / "packaging" / "waymeet.service"
     # In tenths: 0 is nothing exposed, 100 everything.
     code, out, err = await run(
