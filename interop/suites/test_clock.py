@@ -9,7 +9,6 @@ import glob
 import json
 import signal
 
-import pytest
 import pytest_asyncio
 
 from absent import absent

@@ -12,7 +12,6 @@ import pathlib
 import statistics
 import time
 
-import pytest
 import pytest_asyncio
 
 from absent import absent

@@ -1,7 +1,6 @@
 """The console with users, in a real browser: logging in, what a user with few permissions sees, and what pages elsewhere
 can do to somebody who is logged in."""
 
-import pytest
 import pytest_asyncio
 
 from absent import absent

@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
+pub use reading::Ledger;
 pub(crate) use reading::{Durations, Reading};
 
 /// The node's counters. The ledger of section 8 reads: `messages_in` = `messages_matched` +
