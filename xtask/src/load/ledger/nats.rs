@@ -194,6 +194,11 @@ impl Nats {
                 }
             }
             ["PONG"] => Some(Told::Pong),
+            ["PING"] => {
+                self.taken += length;
+                self.send(b"PONG\r\n")?;
+                return Ok(Some(None));
+            }
             ["INFO", ..] => None,
             ["-ERR", ..] => Some(Told::Refused(line.to_owned())),
             _ => bail!("the node says {line}"),
