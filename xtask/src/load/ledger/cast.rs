@@ -23,8 +23,11 @@ fn play<'scope>(
 ) -> Player<'scope> {
     let thread = scope.spawn(move || {
         let book = play();
-        if book.is_err() {
-            stage.failed.store(true, Ordering::Relaxed);
+        if let Err(error) = &book
+            && !stage.failed.swap(true, Ordering::Relaxed)
+        {
+            // The others fail then as well, for want of this one.
+            println!("  FAILED {name}: {error:#}");
         }
         book
     });

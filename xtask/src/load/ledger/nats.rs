@@ -55,6 +55,8 @@ pub struct Nats {
     frames: Option<Frames>,
     buffer: Vec<u8>,
     taken: usize,
+    /// It says nothing any more, not even PONG.
+    is_mute: bool,
 }
 
 impl Nats {
@@ -76,7 +78,7 @@ impl Nats {
             let end = heard.windows(4).position(|window| window == b"\r\n\r\n").context("it was found")? + 4;
             frames = Some(Frames { left: 0, input: heard[end..].to_vec() });
         }
-        let mut nats = Self { stream, frames, buffer: Vec::new(), taken: 0 };
+        let mut nats = Self { stream, frames, buffer: Vec::new(), taken: 0, is_mute: false };
         nats.take_frames()?;
         nats.send(format!("{CONNECT}{operations}PING\r\n").as_bytes())?;
         loop {
@@ -156,6 +158,12 @@ impl Nats {
         }
     }
 
+    /// From now on only reads. Who writes to a node that has cut him is reset, and what the node had handed to its kernel
+    /// for him is lost, although it counts as handed out.
+    pub fn fall_silent(&mut self) {
+        self.is_mute = true;
+    }
+
     /// Goes away without a word: the connection is reset.
     pub fn vanish(self) -> Result<()> {
         Ok(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
@@ -196,7 +204,9 @@ impl Nats {
             ["PONG"] => Some(Told::Pong),
             ["PING"] => {
                 self.taken += length;
-                self.send(b"PONG\r\n")?;
+                if !self.is_mute {
+                    self.send(b"PONG\r\n")?;
+                }
                 return Ok(Some(None));
             }
             ["INFO", ..] => None,

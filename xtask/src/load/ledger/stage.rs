@@ -207,7 +207,7 @@ pub fn start(program: &Path, folder: &Path) -> Result<(Running, Raw)> {
     };
     let table = |kind: &str, address: SocketAddr, subject: &str, mode: &str| {
         format!(
-            "[[listeners.{kind}]]\naddress = '{address}'\nsubject = '{subject}'\nmode = '{mode}'\ntimeout = '2s'\n"
+            "[[listeners.{kind}]]\naddress = '{address}'\nsubject = '{subject}'\nmode = '{mode}'\ntimeout = '15s'\n"
         )
     };
     let hasty = format!(
