@@ -28,7 +28,9 @@ pub fn slow_nats(stage: &Stage, guest: Guest, transport: Transport) -> Result<Bo
     let mut book = Book::new(transport.listener());
     while !stage.is_closing() {
         let subject = stage.next_guest(guest);
-        let mut client = Nats::open(stage.nats, stage.http, transport, &format!("SUB {subject} 1\r\n"))?;
+        let mut client = Nats::open(stage.nats, stage.http, transport, "")?;
+        // Messages may come before anything else does.
+        client.send(format!("SUB {subject} 1\r\n").as_bytes())?;
         client.fall_silent();
         // It cannot see from outside when it is cut, because it does not read: it reads a little, and sleeps.
         loop {
@@ -58,7 +60,9 @@ pub fn gone_nats(stage: &Stage, guest: Guest, transport: Transport, player: u64)
     let mut book = Book::new(transport.listener());
     while !stage.is_over() {
         let subject = stage.next_guest(guest);
-        let mut client = Nats::open(stage.nats, stage.http, transport, &format!("SUB {subject} 1\r\n"))?;
+        let mut client = Nats::open(stage.nats, stage.http, transport, "")?;
+        // Messages may come before anything else does.
+        client.send(format!("SUB {subject} 1\r\n").as_bytes())?;
         let (begun, life) = (Instant::now(), Duration::from_millis(random.below(LIFE_MILLIS)));
         while begun.elapsed() < life && !stage.is_over() {
             match client.next(STEP)? {
