@@ -9,6 +9,7 @@ import re
 import pytest
 import pytest_asyncio
 
+from absent import absent
 from drivers.kinds import KINDS
 from mesh import Mesh
 from network import NEEDED, Network
@@ -39,7 +40,8 @@ def pytest_generate_tests(metafunc):
     for part, ability in PARTS.items():
         if part in metafunc.fixturenames:
             able = [n for n, k in KINDS.items() if getattr(k, ability) and (k.reference or not reference)]
-            if part == "responder" and not reference:
+            # Where the node is configured for services, they answer as well.
+            if part == "responder" and not reference and callable(getattr(metafunc.module, "CONFIG", None)):
                 able += UPSTREAMS
             metafunc.parametrize(part, able)
 
@@ -55,13 +57,13 @@ class World:
     async def client(self, kind):
         """The client of a kind. When it cannot be opened, every test that wants it is told so at once."""
         if kind in self._without:
-            pytest.skip(f"{kind} is not to be had here")
+            absent(kind)
         return await self.once(kind, lambda: self._open(kind))
 
     def needs(self, program):
         """Skips the test when a program is not to be had here."""
         if program in self._without:
-            pytest.skip(f"{program} is not to be had here")
+            absent(program)
 
     @contextlib.asynccontextmanager
     async def another(self, config):
@@ -135,7 +137,7 @@ def binary(pytestconfig):
 async def network(pytestconfig):
     """An empty network of namespaces, which ends with the test."""
     if NEEDED in pytestconfig.getoption("--without"):
-        pytest.skip(f"{NEEDED} are not to be had here")
+        absent(NEEDED)
     async with Network() as network:
         yield network
 

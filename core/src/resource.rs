@@ -22,6 +22,8 @@ pub enum Resource {
     Request(OwnedSubject),
     /// `/sub/{filter}`; `None` for a bare `/sub`, whose filters are in the query.
     Subscribe(Option<SubjectFilter>),
+    /// `/trace/{filter}`, written as `/sub` is. HTTP alone has it.
+    Trace(Option<SubjectFilter>),
     /// Any other single-segment or well-known path, such as `peers` or `.well-known/core`: the
     /// segments joined by `/`, without a leading slash. Empty for the root.
     Other(String),
@@ -81,10 +83,8 @@ impl Resource {
         match verb.as_ref() {
             "pub" => Ok(Self::Publish(subject_from_segments(rest)?)),
             "req" => Ok(Self::Request(subject_from_segments(rest)?)),
-            "sub" if rest.is_empty() || (rest.len() == 1 && rest[0].as_ref().is_empty()) => {
-                Ok(Self::Subscribe(None))
-            }
-            "sub" => Ok(Self::Subscribe(Some(filter_from_text(&join(rest))?))),
+            "sub" => Ok(Self::Subscribe(filter_from_segments(rest)?)),
+            "trace" => Ok(Self::Trace(filter_from_segments(rest)?)),
             _ => Ok(Self::Other(segments.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/"))),
         }
     }
@@ -124,6 +124,15 @@ pub fn timeout_from_text(text: &str) -> Result<Duration, ResourceError> {
 
 fn subject_from_segments<S: AsRef<str>>(segments: &[S]) -> Result<OwnedSubject, ResourceError> {
     Ok(OwnedSubject::new(join(segments))?)
+}
+
+/// `None` for a bare verb, with or without a slash behind it.
+fn filter_from_segments<S: AsRef<str>>(segments: &[S]) -> Result<Option<SubjectFilter>, ResourceError> {
+    match segments {
+        [] => Ok(None),
+        [only] if only.as_ref().is_empty() => Ok(None),
+        _ => filter_from_text(&join(segments)).map(Some),
+    }
 }
 
 fn join<S: AsRef<str>>(segments: &[S]) -> String {
@@ -177,6 +186,18 @@ mod tests {
             Ok(Resource::Other(".well-known/core".into()))
         );
         assert_eq!(Resource::from_segments(&["sub"]), Ok(Resource::Subscribe(None)));
+        assert_eq!(Resource::from_segments(&["sub", ""]), Ok(Resource::Subscribe(None)));
+    }
+
+    #[test]
+    fn what_is_traced_is_written_as_what_is_subscribed_to() {
+        for rest in [&[][..], &[""], &["a", "**"], &["a.*"], &["a", ""], &["a b"]] {
+            let named = |verb| Resource::from_segments(&[&[verb], rest].concat());
+            match (named("sub"), named("trace")) {
+                (Ok(Resource::Subscribe(one)), Ok(Resource::Trace(other))) => assert_eq!(one, other),
+                (one, other) => assert_eq!(one, other, "both are refused alike"),
+            }
+        }
     }
 
     #[test]

@@ -9,9 +9,9 @@ import glob
 import json
 import signal
 
-import pytest
 import pytest_asyncio
 
+from absent import absent
 from drivers.curl import fetch
 from identities import PASSWORD, hash_of, nats_py
 from mesh import PATIENCE_S, Mesh, peers
@@ -26,7 +26,7 @@ ASK_S = 1.5
 async def mesh(pytestconfig, tmp_path):
     """Two linked nodes, the first of which takes its time from the file `mesh.clock`."""
     if "faketime" in pytestconfig.getoption("--without"):
-        pytest.skip("faketime is not to be had here")
+        absent("faketime")
     binary = pytestconfig.getoption("--binary")
     mesh = Mesh(binary)
     mesh.clock = tmp_path / "clock"

@@ -12,9 +12,9 @@ import pathlib
 import statistics
 import time
 
-import pytest
 import pytest_asyncio
 
+from absent import absent
 from drivers.agent import WebSocketNode
 from drivers.coap_aiocoap import AioCoap
 from drivers.curl import Curl, fetch
@@ -49,7 +49,7 @@ async def nodes(pytestconfig):
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(pytestconfig):
     if "ws-browser" in pytestconfig.getoption("--without"):
-        pytest.skip("there is no browser here")
+        absent("a browser")
     PICTURES.mkdir(parents=True, exist_ok=True)
     visitor = await Visitor().open()
     await visitor.does("begin", options=DESK)

@@ -1,9 +1,9 @@
 """The console with users, in a real browser: logging in, what a user with few permissions sees, and what pages elsewhere
 can do to somebody who is logged in."""
 
-import pytest
 import pytest_asyncio
 
+from absent import absent
 from drivers.visitor import Visitor
 from identities import PASSWORD, hash_of, nats_py
 from page import Page
@@ -38,7 +38,7 @@ async def node(pytestconfig):
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(node, pytestconfig):
     if "ws-browser" in pytestconfig.getoption("--without"):
-        pytest.skip("there is no browser here")
+        absent("a browser")
     visitor = await Visitor().open()
     yield visitor
     await visitor.close()

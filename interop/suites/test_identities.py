@@ -10,6 +10,7 @@ import json
 import nkeys
 import pytest
 
+from absent import absent
 from drivers.curl import fetch
 from drivers.raw import RawTcp
 from identities import (
@@ -272,7 +273,7 @@ async def test_the_real_server_says_the_same(world, tmp_path):
 
     program = pathlib.Path(sys.executable).parent / "nats-server"
     if not program.exists():
-        pytest.skip("no nats-server")
+        absent("nats-server")
     from drivers.process import Child
 
     path = tmp_path / "nats.conf"

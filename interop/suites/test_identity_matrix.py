@@ -20,6 +20,7 @@ import nats
 import pytest
 import pytest_asyncio
 
+from absent import absent
 from authority import Authority
 from drivers.agent import JS, TARGET, Agent
 from drivers.curl import fetch
@@ -470,7 +471,7 @@ CLIENTS = {
 @pytest.mark.parametrize("way,listener,client,case", [cell for cell in CELLS if cell.values[1] != "mesh"])
 async def test_cell(place, pytestconfig, way, listener, client, case):
     if client in pytestconfig.getoption("--without") or (client in DTLS and not shutil.which(client)):
-        pytest.skip(f"{client} is not to be had here")
+        absent(client)
     expected = getattr(TABLE[way, listener], case)
     publish = CLIENTS[client].publish
     for proof in place.proofs(way, listener, case):

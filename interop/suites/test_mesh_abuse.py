@@ -11,6 +11,7 @@ import re
 
 import pytest
 
+from absent import absent
 from conftest import World
 from drivers.link import PyLink
 from drivers.process import run
@@ -27,7 +28,7 @@ SLACK = 48 * MIB
 @pytest.fixture(scope="module")
 def needs_py_libp2p(pytestconfig):
     if "py-libp2p" in pytestconfig.getoption("--without"):
-        pytest.skip("py-libp2p is not to be had here")
+        absent("py-libp2p")
 
 
 @pytest.fixture

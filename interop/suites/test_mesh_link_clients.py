@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 
+from absent import absent
 from conftest import World
 from drivers import reverse
 from drivers.link import LINK_CLIENTS
@@ -37,7 +38,7 @@ async def member(meeting, request, pytestconfig):
     """A link client that is up, and that both nodes reach."""
     kind, transport = request.param
     if kind in pytestconfig.getoption("--without"):
-        pytest.skip(f"{kind} is not to be had here")
+        absent(kind)
     client = LINK_CLIENTS[kind](SECRET, transport)
     async with contextlib.aclosing(opened(client, meeting.nodes[0])) as clients:
         async for one in clients:
@@ -198,7 +199,7 @@ async def test_it_says_good_bye(meeting, member):
 @pytest.mark.parametrize("kind", LINK_CLIENTS)
 async def test_without_the_secret_it_is_refused_with_the_reason(meeting, kind, pytestconfig):
     if kind in pytestconfig.getoption("--without"):
-        pytest.skip(f"{kind} is not to be had here")
+        absent(kind)
     for secret in (b"guessed", b""):
         stranger = LINK_CLIENTS[kind](secret)
         with pytest.raises(AssertionError, match="3 .*secret"):

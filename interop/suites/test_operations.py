@@ -2,6 +2,7 @@
 `waymeet top` on a pseudo terminal."""
 
 import asyncio
+import datetime
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import pyte
 import pytest
 from aiocoap import GET, Context, Message
 
+from absent import absent
 from drivers.nats_py import connected
 from drivers.process import run
 from identities import PASSWORD, hash_of, nats_py
@@ -261,7 +263,7 @@ async def load(address):
 async def test_monitoring_answers_have_nats_server_s_shape(world):
     # Its makers publish it on PyPI, beside the clients.
     beside = pathlib.Path(sys.executable).parent
-    nats_server = shutil.which("nats-server", path=str(beside)) or pytest.skip("nats-server is not here")
+    nats_server = shutil.which("nats-server", path=str(beside)) or absent("nats-server")
     real = NatsServer(nats_server)
     await real.start()
     try:
@@ -321,6 +323,50 @@ async def test_monitoring_answers_have_nats_server_s_shape(world):
             await client.close()
     finally:
         await real.stop()
+
+
+# What nats-top asks /connz to sort by (`server.SortOpt`), the closed connections' reasons aside.
+TOP_SORTS = [
+    "cid", "start", "subs", "pending", "msgs_to", "msgs_from", "bytes_to", "bytes_from", "last", "idle",
+    "uptime", "rtt",
+]  # fmt: skip
+# What it decodes and shows, with Go's types: `server.Varz` and `server.ConnInfo` in nats-server's server/monitor.go.
+TOP_VARZ = {
+    "server_id": str, "server_name": str, "version": str, "uptime": str, "cpu": float, "mem": int,
+    "slow_consumers": int, "connections": int, "subscriptions": int,
+    "in_msgs": int, "out_msgs": int, "in_bytes": int, "out_bytes": int, "now": "time", "start": "time",
+}  # fmt: skip
+TOP_CONNECTION = {
+    "cid": int, "ip": str, "port": int, "name": str, "subscriptions": int, "pending_bytes": int,
+    "in_msgs": int, "out_msgs": int, "in_bytes": int, "out_bytes": int, "lang": str, "version": str,
+    "uptime": str, "idle": str, "start": "time", "last_activity": "time", "subscriptions_list": list,
+}  # fmt: skip
+
+
+def decodes(answer, fields):
+    """Whether Go's encoding/json takes the answer: an integer has no fraction, a float may be one, a time is RFC 3339."""
+    for name, wanted in fields.items():
+        value = answer[name]
+        if wanted == "time":
+            assert datetime.datetime.fromisoformat(value).tzinfo, (name, value)
+        elif wanted is float:
+            assert type(value) in (int, float), (name, value)
+        else:
+            assert type(value) is wanted, (name, value)
+
+
+async def test_nats_top_finds_what_it_reads(world):
+    """nats-top is to be had from none of the registries that the suites use; this is what it asks and decodes."""
+    client = await load(world.node.nats)
+    status, varz = await asked(world.node.http, "/varz")
+    assert status == 200
+    decodes(varz, TOP_VARZ)
+    for sort in TOP_SORTS:
+        status, connz = await asked(world.node.http, f"/connz?limit=1024&sort={sort}&subs=1")
+        assert status == 200, sort
+        found = next(one for one in connz["connections"] if one.get("name") == "ada")
+        decodes(found, TOP_CONNECTION)
+    await client.close()
 
 
 async def test_the_metrics_are_as_promtool_wants_them(world, subject):
@@ -492,7 +538,7 @@ async def test_completions_are_scripts(binary, shell):
 
 
 async def test_the_unit_exposes_little():
-    program = shutil.which("systemd-analyze") or pytest.skip("systemd-analyze is not to be had here")
+    program = shutil.which("systemd-analyze") or absent("systemd-analyze")
     unit = pathlib.Path(__file__).resolve().parents[2] / "packaging" / "waymeet.service"
     # In tenths: 0 is nothing exposed, 100 everything.
     code, out, err = await run(

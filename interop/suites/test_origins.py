@@ -2,6 +2,7 @@
 
 import pytest
 
+from absent import absent
 from drivers.agent import WebSocketBrowser, WebSocketNode
 from drivers.curl import fetch
 from page import Page
@@ -74,7 +75,7 @@ async def test_loopback_hosts_are_expected(world, host):
 
 async def test_a_strangers_page_cannot_connect(world):
     if "ws-browser" in world._without:
-        pytest.skip("there is no browser here")
+        absent("a browser")
     page = await Page.start()
 
     class Strangers(WebSocketBrowser):

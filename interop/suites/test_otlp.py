@@ -17,8 +17,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from absent import absent
 from collector import Collector
 from drivers.curl import fetch
+from drivers.process import run
 from mesh import PATIENCE_S, STEP_S, Mesh
 
 SOON = 10
@@ -235,3 +237,12 @@ async def test_what_nobody_records_is_not_touched(plant):
     headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", "tracestate": "a=1"}
     await plant.far.publish("plain", b"b", headers=headers)
     assert (await got.next_msg(timeout=SOON)).headers == headers
+
+
+async def test_the_counter_of_spans_is_as_promtool_wants_it(plant, pytestconfig):
+    if "promtool" in pytestconfig.getoption("--without"):
+        absent("promtool")
+    text = (await fetch(f"{plant.nodes[0].http}/metrics")).body
+    for outcome in (b"exported", b"queue_full", b"refused", b"unsent"):
+        assert b'\nwaymeet_spans_total{outcome="%b"} ' % outcome in text
+    assert await run("promtool", "check", "metrics", stdin=text) == (0, b"", b""), "not a word of advice"

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from identities import PASSWORD, hash_of, nats_py
 from mesh import PATIENCE_S, STEP_S
-from test_permissions import PUBLISH, RULES, SPEAKERS, SUBSCRIBE
+from test_permissions import PUBLISH, READERS, RULES, SPEAKERS, SUBSCRIBE
 from waymeet_node import Waymeet
 
 NUMBERS = itertools.count()
@@ -99,10 +99,9 @@ async def test_publish(beyond, speaker, subject, expected):
         assert await asyncio.wait_for(beyond.get(), 5) == "marker"
 
 
+@pytest.mark.parametrize("speaker", READERS, indirect=True, scope="module")
 @pytest.mark.parametrize("subject_filter,queue,subject,expected", SUBSCRIBE)
 async def test_subscribe(near, far, speaker, subject_filter, queue, subject, expected):
-    if not hasattr(speaker, "subscribe"):
-        pytest.skip("raw listeners do not subscribe")
     arrived = asyncio.Queue()
     if queue == "good.x":
         queue = f"good.{next(NUMBERS)}"

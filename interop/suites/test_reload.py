@@ -8,6 +8,7 @@ import ssl
 
 import pytest
 
+from absent import absent
 from authority import Authority
 from drivers.nats_py import connected
 from drivers.process import Child
@@ -80,7 +81,7 @@ class Observer:
 
 
 async def test_observations_over_dtls_end_with_the_reason(binary, node, tmp_path):
-    program = shutil.which("coap-client-gnutls") or pytest.skip("coap-client-gnutls is not to be had here")
+    program = shutil.which("coap-client-gnutls") or absent("coap-client-gnutls")
     hashed = await hash_of(binary, PASSWORD)
     psk, other = tmp_path / "key.psk", tmp_path / "other.psk"
     psk.write_text(KEY.encode().hex())

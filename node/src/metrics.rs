@@ -20,6 +20,7 @@ use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
+pub use reading::Ledger;
 pub(crate) use reading::{Durations, Reading};
 use traffic::{AllTraffic, TrafficMetrics};
 

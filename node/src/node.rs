@@ -315,14 +315,15 @@ impl Node {
             tokio::time::sleep(DRAIN_STEP).await;
         }
         shared.exchange.drain();
-        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
-            mailbox.close();
-        }
-        shared.phase.send_replace(Phase::Stopped);
         for (_, wire) in shared.sessions.wires() {
             wire.outbox.flush();
             wire.outbox.close(DropReason::Draining);
         }
+        // After the sessions, so that readers of traces are told what was lost with those.
+        for mailbox in shared.mailboxes.lock().values().filter_map(std::sync::Weak::upgrade) {
+            mailbox.close();
+        }
+        shared.phase.send_replace(Phase::Stopped);
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline && is_occupied(&shared) {
             tokio::time::sleep(DRAIN_STEP).await;

@@ -1,5 +1,5 @@
 //! Each way in which a message is lost on one node: what is explained, what is counted and what the publisher is told
-//! agree. A link that is down is in `core/tests/mesh_trace.rs`; nothing has a time to live yet.
+//! agree. A link that is down is in `core/tests/mesh_trace.rs`, because it takes two nodes; nothing has a time to live yet.
 
 mod http_support;
 mod slow_support;
@@ -9,7 +9,7 @@ use http_support::{get, publish, request, send, serve, start, subscribe};
 use serde_json::{Value, json};
 use slow_support::{Client, balanced, sum};
 use trace_support::{Trail, named, names};
-use waymeet::{DropReason, Listener, Node};
+use waymeet::{DropReason, Item, Listener, Node, PublishError};
 use waymeet_core::{Message, Subject};
 
 const ASKING: (&str, &str) = ("waymeet-trace", "1");
@@ -155,6 +155,47 @@ async fn whose_session_takes_nothing() {
     assert_eq!(told, (handed_out, lost));
     assert_eq!(node.handle().metrics().drops(SLOW), lost);
     node.drain().await;
+}
+
+/// Messages that wait for a session that takes nothing when the node has drained: each is told and counted as lost with the
+/// node. What is published afterwards is refused for the same reason.
+#[tokio::test]
+async fn what_is_left_when_the_node_goes() {
+    let node = start("limits.drain_timeout = '50ms'").await;
+    let _dead = Client::connect_small(&node, "SUB a 1\r\n");
+    let mut trail = Trail::of(&node, "a");
+    let handle = node.handle();
+    // More than the kernel takes for a socket, and less than the outbox does.
+    let payload = [b'x'; 60_000];
+    let message = Message::new(Subject::new("a").unwrap(), &payload);
+    for _ in 0..400 {
+        let receipt = handle.publish(Listener::Embedded, &message).expect("accepted");
+        assert_eq!((receipt.delivered, receipt.dropped), (1, 0), "the outbox has taken it");
+    }
+    node.drain().await;
+    let mut told = (0, 0);
+    while let Some(Item::Message { delivery, .. }) = trail.try_next() {
+        let step: Value = serde_json::from_slice(delivery.payload()).expect("a step is JSON");
+        match step["step"].as_str() {
+            Some("delivered") => told.0 += 1,
+            Some("dropped") => {
+                assert_eq!(step["reason"], DropReason::Draining.as_str(), "{step}");
+                told.1 += 1;
+            }
+            _ => {}
+        }
+    }
+    let ledger = handle.metrics().ledger();
+    assert!(ledger.dropped > 0, "{ledger:?}");
+    assert_eq!(told, (ledger.delivered, ledger.dropped), "{ledger:?}");
+    assert_eq!(handle.metrics().drops(DropReason::Draining), ledger.dropped);
+    assert_eq!(ledger.deliveries, ledger.delivered + ledger.dropped);
+
+    let refused = handle.publish(Listener::Embedded, &message);
+    assert_eq!(refused.unwrap_err(), PublishError::Draining);
+    let after = handle.metrics().ledger();
+    assert_eq!((after.accepted, after.rejected), (ledger.accepted, ledger.rejected + 1));
+    assert_eq!(handle.metrics().drops(DropReason::Draining), ledger.dropped + 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod http_support;
 mod link_support;
 mod trace_support;
 
-use http_support::{http_address, request, send, serve, subscribe};
+use http_support::{http_address, next, request, send, serve, subscribe};
 use link_support::{linked, reaches};
 use serde_json::Value;
 use trace_support::{Trail, named};
@@ -63,6 +63,32 @@ async fn a_receipt_tells_of_the_node_beyond() {
     let back = |step: &&Value| step["name"] == "hall" && step["request"] == asked["message"];
     let back = steps.iter().find(back).expect("the answer's way");
     assert!(back["after_us"].is_u64(), "{back}");
+    attic.drain().await;
+    hall.drain().await;
+}
+
+/// Who subscribes and asks in one breath is told by the node beyond as well, which cannot know of the subscription yet.
+#[tokio::test]
+async fn events_for_nats_clients_come_back_before_their_subscription_is_known() {
+    let hall = linked("hall", &[], "").await;
+    let attic = linked("attic", &[&hall], "").await;
+    let _reader = subscribe(&attic.handle(), "far.>");
+    reaches(&hall, 1, 1).await;
+    for round in 0..20 {
+        let destination = format!("events.{round}");
+        let mut events = subscribe(&hall.handle(), &destination);
+        let asking = [("nats-trace-dest", destination.as_str())];
+        assert_eq!(send(&hall, request("POST", "/pub/far/a", &asking, b"hi")).await.status, 202);
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            let (subject, _, event) = next(&mut events).await;
+            assert_eq!(subject, destination);
+            let event: Value = serde_json::from_slice(&event).expect("an event is JSON");
+            told.push(event["server"]["name"].as_str().expect("a name").to_owned());
+        }
+        told.sort();
+        assert_eq!(told, ["attic", "hall"]);
+    }
     attic.drain().await;
     hall.drain().await;
 }

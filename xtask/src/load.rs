@@ -1,16 +1,18 @@
 //! `cargo xtask load`: what a node does when there are very many sessions, or some that stop reading.
 //!
 //! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
-//! `clients`' and the parts are `crowd`, `observers`, `stall` and `abuse`. Counts and events decide; times are printed, because
+//! `clients`' and the parts are `crowd`, `observers`, `stall`, `abuse` and `ledger`. Counts and events decide; times are printed, because
 //! a machine that does something else meanwhile may be slow without anybody's fault.
 
 mod abuse;
 mod clients;
 mod crowd;
 mod field;
+mod ledger;
 mod node;
 mod observers;
 mod pairs;
+mod random;
 mod readers;
 mod stall;
 mod verdict;
@@ -24,6 +26,10 @@ pub use field::run as field;
 use node::Running;
 use verdict::Checks;
 
+/// How long the ledger's soak is among the tests, and its random choices.
+const SHORT_SECONDS: u64 = 10;
+const SHORT_SEED: u64 = 7;
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
@@ -33,6 +39,11 @@ pub struct Options {
     coap_endpoints: usize,
     /// Of the part `abuse`; empty means all.
     attacks: Vec<String>,
+    /// Of the part `ledger`.
+    seconds: u64,
+    seed: u64,
+    /// The node to be loaded, instead of a release build of this tree.
+    binary: Option<PathBuf>,
 }
 
 /// One part of the load.
@@ -44,15 +55,17 @@ enum Part {
     Sse,
     Coap,
     Abuse,
+    Ledger,
 }
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("crowd", Part::Crowd),
     ("observers", Part::Observers),
     ("nats", Part::Nats),
     ("sse", Part::Sse),
     ("coap", Part::Coap),
     ("abuse", Part::Abuse),
+    ("ledger", Part::Ledger),
 ];
 
 impl Options {
@@ -65,6 +78,9 @@ impl Options {
             sse_readers: 1_000,
             coap_endpoints: 20_000,
             attacks: Vec::new(),
+            seconds: 600,
+            seed: std::process::id().into(),
+            binary: None,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -75,6 +91,9 @@ impl Options {
                 "--sse" => options.sse_readers = number(value()?)?,
                 "--observers" => options.coap_endpoints = number(value()?)?,
                 "--attacks" => options.attacks = value()?.split(',').map(attack).collect::<Result<_>>()?,
+                "--seconds" => options.seconds = number(value()?)? as u64,
+                "--seed" => options.seed = value()?.parse().context("the seed is no number")?,
+                "--binary" => options.binary = Some(value()?.into()),
                 other => bail!("`{other}` is no option of load"),
             }
         }
@@ -84,9 +103,9 @@ impl Options {
 
 fn part(name: &str) -> Result<Part> {
     let found = PARTS.iter().find(|(known, _)| *known == name);
-    found
-        .map(|(_, part)| *part)
-        .with_context(|| format!("`{name}` is no part; there are crowd, observers, nats, sse, coap, abuse"))
+    found.map(|(_, part)| *part).with_context(|| {
+        format!("`{name}` is no part; there are {}", PARTS.map(|(known, _)| known).join(", "))
+    })
 }
 
 fn attack(name: &str) -> Result<String> {
@@ -105,11 +124,14 @@ fn number(text: &str) -> Result<usize> {
 /// When something that was sent neither arrived nor was counted as lost, or when a part cannot run.
 pub fn run(options: &Options) -> Result<()> {
     raise_file_limit();
-    shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
+    let program = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => released()?,
+    };
     let mut checks = Checks::default();
     for part in &options.parts {
         // Each part has a node of its own, so that its ledger is the part's.
-        let start = || Running::start(&program(), &folder());
+        let start = || Running::start(&program, &folder());
         match part {
             Part::Crowd => crowd::run(&start()?, options.nats_connections, options.sse_readers, &mut checks),
             Part::Observers => observers::run(&start()?, options.coap_endpoints, &mut checks),
@@ -117,14 +139,27 @@ pub fn run(options: &Options) -> Result<()> {
             Part::Sse => stall::sse(&start()?, &mut checks),
             Part::Coap => stall::coap(&start()?, &mut checks),
             // Each attack has a node of its own.
-            Part::Abuse => abuse::run(&program(), &folder(), &options.attacks, &mut checks),
+            Part::Abuse => abuse::run(&program, &folder(), &options.attacks, &mut checks),
+            Part::Ledger => ledger::run(&program, &folder(), options.seconds, options.seed, &mut checks),
         }?;
     }
     checks.conclude()
 }
 
-fn program() -> PathBuf {
-    shell::target().join("release").join("waymeet")
+/// The ledger for some seconds, with the debug build: what every change has to pass.
+///
+/// # Errors
+/// As [`run`].
+pub fn short_ledger() -> Result<()> {
+    let mut checks = Checks::default();
+    let folder = shell::target().join("ledger");
+    ledger::run(&shell::debug_binary("waymeet"), &folder, SHORT_SECONDS, SHORT_SEED, &mut checks)?;
+    checks.conclude()
+}
+
+fn released() -> Result<PathBuf> {
+    shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
+    Ok(shell::target().join("release").join("waymeet"))
 }
 
 fn folder() -> PathBuf {

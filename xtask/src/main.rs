@@ -24,7 +24,8 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
-  test [--only NAME]         everything that proves the node: tidy, cargo, console, interop, readme, book, examples;
+  test [--only NAME]         everything that proves the node: tidy, cargo, console, ledger, interop, readme, book,
+                             examples;
                              NAME is one of these or an expression that picks interop tests
   tidy                       the rules of the house that no compiler checks
   fuzz [--seconds N] [NAME]  the fuzz targets: libFuzzer where nightly and cargo-fuzz are, else mutations
@@ -35,8 +36,10 @@ usage: cargo xtask COMMAND
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…] | --curves]
                              the mesh in virtual time: random troubles against a model, figures at scale, or
                              the curves of docs/scale.md from its table
-  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…]
-                             very many sessions, subscribers that stop reading, and abuse, on a node
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…] [--seconds N] [--seed N]
+       [--binary FILE]
+                             very many sessions, subscribers that stop reading, abuse, and whether the ledger
+                             balances after minutes of all kinds of clients, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
                              fuzz smoke";
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{console, fetch, shell, terminal, tidy, tools};
+use crate::{console, fetch, load, shell, terminal, tidy, tools};
 
 /// An example is a short program; one that takes longer hangs.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("tidy", tidy::run),
     ("cargo", cargo_tests),
     ("console", console::check),
+    ("ledger", ledger),
     ("interop", || interop(None)),
     ("readme", readme),
     ("book", book),
@@ -69,6 +70,11 @@ fn cargo_tests() -> Result<()> {
 
 fn build_node() -> Result<()> {
     shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--package", "waymeet"]))
+}
+
+fn ledger() -> Result<()> {
+    build_node()?;
+    load::short_ledger()
 }
 
 fn interop(expression: Option<&str>) -> Result<()> {

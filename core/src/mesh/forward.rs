@@ -72,7 +72,7 @@ impl<I: Identity> Mesh<I> {
         let mut duty = self.duty((now, from), origin, frame, &mine);
         let lost = self.lost_here(frame, &mut duty);
         let is_traced = frame.trace.is_some() || upstream.is_asked();
-        let mark = if is_traced { self.passes(from, frame, upstream) } else { None };
+        let mark = if is_traced { self.passes((from, tag), frame, upstream) } else { None };
         let is_changed = is_traced && !duty.links.is_empty();
         let headers = if is_changed { upstream.onward_headers(&frame.message) } else { None };
         let mut message = frame.message;
@@ -196,13 +196,14 @@ impl<I: Identity> Mesh<I> {
     #[cold]
     fn passes(
         &self,
-        from: LinkId,
+        (from, origin): (LinkId, Tag),
         frame: &MessageFrame<'_>,
         upstream: &mut impl Upstream,
     ) -> Option<TraceMark> {
         let from = &self.links.get(&from)?.peer;
         let mut mark = upstream.passes(&Passing {
             from,
+            origin,
             message: &frame.message,
             mark: frame.trace.as_deref(),
             own: self.own_tag(),

@@ -62,7 +62,8 @@ impl Tag {
 
     /// The tag as one subject token: 16 hexadecimal digits in lower case. Reply subjects carry it and not the peer id,
     /// whose text is three times as long: coap-client, for one, keeps no more than 100 bytes of a path.
-    pub(super) fn token(self) -> String {
+    #[must_use]
+    pub fn token(self) -> String {
         format!("{:016x}", self.0)
     }
 

@@ -32,6 +32,8 @@ pub struct TraceMark {
 pub struct Passing<'a> {
     /// The node at the other end of the link.
     pub from: &'a PeerId,
+    /// The node whose client has published it.
+    pub origin: Tag,
     /// The message as it crossed: its reply subject has no way back yet.
     pub message: &'a Message<'a>,
     /// What it carries, if anybody asked about it.

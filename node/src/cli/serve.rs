@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use waymeet::config::{Address, Config, RawMode, Tls};
 use waymeet::datadir::DataDir;
-use waymeet::{Listener, Node};
+use waymeet::{DropReason, Ledger, Listener, Metrics, Node};
 
 use super::Failure;
 use super::args::ServeArgs;
@@ -47,13 +47,23 @@ async fn run(args: &ServeArgs, mut config: Config, logs: &LogControl) -> Result<
         }
     }
     tracing::info!("draining");
+    let handle = node.handle();
     let drained = node.drain();
     tokio::select! {
-        () = drained => tracing::info!("drained"),
+        () = drained => tell_ledger(handle.metrics()),
         // Whoever asks twice does not want to wait.
         () = signals.stopped() => tracing::warn!("stopped before the drain was over"),
     }
     Ok(())
+}
+
+/// The last word of a node that has drained: what became of all messages. Nobody can ask for its metrics any more.
+fn tell_ledger(metrics: &Metrics) {
+    let Ledger { accepted, matched, unmatched, deliveries, delivered, dropped, rejected } = metrics.ledger();
+    let draining = metrics.drops(DropReason::Draining);
+    tracing::info!(
+        accepted, matched, unmatched, deliveries, delivered, dropped, draining, rejected, "drained"
+    );
 }
 
 fn print_banner(node: &Node, config: &Config) -> std::io::Result<()> {

@@ -59,6 +59,7 @@ impl Upstream for LocalClients<'_> {
             mark: passing.mark,
             own: Some(passing.own),
             from: Some(passing.from),
+            origin: Some(passing.origin),
             ..Given::default()
         };
         let trace = self.tracer.trace(&message, given)?;
@@ -104,9 +105,11 @@ pub(super) fn publish_here(node: &NodeHandle, message: &Message<'_>) {
     publish(node, message, Reach::Here);
 }
 
-/// Publishes what the node itself says to whoever wants it, on any node.
-pub(super) fn publish_everywhere(node: &NodeHandle, message: &Message<'_>) {
-    publish(node, message, Reach::All);
+/// Publishes the events of messages whose publishers asked for them as NATS clients do.
+pub(super) fn publish_events(node: &NodeHandle) {
+    if node.shared.exchange.tracer.has_events() {
+        node.shared.batch(Listener::Mesh, |publisher| publisher.publish_events(NODE));
+    }
 }
 
 fn publish(node: &NodeHandle, message: &Message<'_>, reach: Reach<'_>) {

@@ -14,7 +14,7 @@ use waymeet_core::mesh::{CloseReason, Dialled, Event, LinkId, PeerId as CorePeer
 use waymeet_core::{Message, Subject};
 
 use super::addresses::AddressBook;
-use super::deliver::{no_responders, publish_everywhere, publish_here};
+use super::deliver::{no_responders, publish_events, publish_here};
 use super::dialer::{Action, Dialer, Target};
 use super::engine::{Engine, EngineEvent, Opened, Transport};
 use super::hub::Hub;
@@ -105,9 +105,7 @@ impl<E: Engine> Driver<E> {
         loop {
             let due = self.act();
             self.hub.send_steps();
-            while let Some((subject, event)) = self.hub.next_event() {
-                publish_everywhere(&self.node, &Message::new(subject.as_subject(), &event));
-            }
+            publish_events(&self.node);
             tokio::select! {
                 event = self.engine.next() => self.on_engine(event),
                 () = self.hub.changed() => {}

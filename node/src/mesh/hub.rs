@@ -20,7 +20,7 @@ use waymeet_core::mesh::{
     Backlog, Block, Dialled, Event, LinkId, Mesh, MeshCounters, PeerId, Published, Route, Tag, Taken,
     TraceMark, Unreachable, WantedLinks,
 };
-use waymeet_core::{Filter, Message, OwnedSubject, Subject, SubjectFilter};
+use waymeet_core::{Filter, Message, Subject, SubjectFilter};
 
 use super::engine::Transport;
 use super::identity::NodeKey;
@@ -307,11 +307,6 @@ impl Hub {
                 mesh.send_steps(Instant::now(), asker, &lines, dropped);
             }
         });
-    }
-
-    /// The next event for whoever asked as NATS clients do.
-    pub(super) fn next_event(&self) -> Option<(OwnedSubject, Vec<u8>)> {
-        self.tracer.next_event()
     }
 
     /// Tells whoever asked that a link had taken a message and ended before it was sent.

@@ -5,7 +5,7 @@
 use prometheus::Histogram;
 use prometheus::core::Metric as _;
 
-use super::{DropReason, Listener, Metrics};
+use super::{DropReason, Listener, ListenerMetrics, Metrics};
 
 const LISTENERS: usize = Listener::ALL.len();
 const REASONS: usize = DropReason::ALL.len();
@@ -74,7 +74,43 @@ impl Durations {
     }
 }
 
+/// Both sides of the ledger (design, section 8), over all listeners since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger {
+    /// Messages accepted; the sum of the next two.
+    pub accepted: u64,
+    /// Messages that matched a subscription, here or beyond a link.
+    pub matched: u64,
+    /// Messages that matched none.
+    pub unmatched: u64,
+    /// Deliveries that the matches asked for: once every outbox is empty, the sum of the next two.
+    pub deliveries: u64,
+    /// Deliveries that were handed to the subscriber.
+    pub delivered: u64,
+    /// Deliveries that were dropped.
+    pub dropped: u64,
+    /// Messages that were never accepted.
+    pub rejected: u64,
+}
+
 impl Metrics {
+    /// The ledger now.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let sum = |of: fn(&ListenerMetrics) -> u64| self.listeners.iter().map(of).sum::<u64>();
+        let rejected = sum(|listener| listener.rejected.iter().map(prometheus::IntCounter::get).sum());
+        let dropped = sum(|listener| listener.dropped.iter().map(prometheus::IntCounter::get).sum());
+        Ledger {
+            accepted: sum(|listener| listener.messages_in.get()),
+            matched: self.matched.get(),
+            unmatched: self.unmatched.get(),
+            deliveries: self.deliveries.get(),
+            delivered: sum(|listener| listener.messages_out.get()),
+            dropped: dropped.saturating_sub(rejected),
+            rejected,
+        }
+    }
+
     /// All counters now.
     pub(crate) fn reading(&self) -> Reading {
         let mut reading = Reading {

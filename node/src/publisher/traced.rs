@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use waymeet_core::mesh::split_peer_subject;
 use waymeet_core::message::RawMessage;
-use waymeet_core::{Message, Subject};
+use waymeet_core::{Message, OwnedSubject, Subject};
 
 use super::batch::{Batch, Passing};
 use super::plan::{Beyond, Plan, Prefix, Target};
 use super::{Origin, Publisher, Reach, Verdict};
 use crate::metrics::DropReason;
+use crate::trace::nats::Told;
 use crate::trace::{self, Audience, Given, Trace};
 
 impl Publisher {
@@ -52,13 +53,21 @@ impl Publisher {
     }
 
     /// Publishes the events of messages whose publishers asked for them as NATS clients do.
-    pub(super) fn publish_events(&mut self, origin: Origin) {
+    pub(crate) fn publish_events(&mut self, origin: Origin) {
         let origin = Origin { session: 0, trusted: true, policy: None, ..origin };
         self.settle();
         let outcome = &self.batch.outcome;
         let counted = (outcome.delivered, outcome.forwarded, outcome.dropped);
-        while let Some((subject, event)) = self.batch.exchange.tracer.next_event() {
-            self.publish(origin, &(&Message::new(subject.as_subject(), &event)).into());
+        while let Some(Told { destination, asker, json }) = self.batch.exchange.tracer.next_event() {
+            let destination = destination.as_subject();
+            let verdict = self.publish(origin, &(&Message::new(destination, &json)).into());
+            // Who has subscribed only just now may not be known here yet; his node knows.
+            if verdict == Verdict::Unmatched
+                && let Some(asker) = asker
+                && let Ok(there) = OwnedSubject::new(format!("_PEER.{}.{destination}", asker.token()))
+            {
+                self.publish(origin, &(&Message::new(there.as_subject(), &json)).into());
+            }
         }
         // What became of them is not what became of the client's message, of which it has a receipt.
         self.settle();

@@ -11,10 +11,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
 
 use super::otlp::{
@@ -25,6 +21,7 @@ use super::{Outcome, Telemetry};
 use crate::shared::NodeInfo;
 use crate::tls::TlsError;
 use crate::tls::client::{self, Trust};
+use crate::tls::https::{Bounds, HttpsClient, https_client};
 
 /// Behind the endpoint, as for `OTEL_EXPORTER_OTLP_ENDPOINT`.
 const TRACES_PATH: &str = "/v1/traces";
@@ -85,7 +82,7 @@ enum Failure {
 pub(crate) struct Exporter {
     telemetry: Arc<Telemetry>,
     endpoint: Endpoint,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient<Full<Bytes>>,
     resource: Resource,
     /// The collector did not take the last batch, and the log says so.
     is_failing: bool,
@@ -99,22 +96,8 @@ impl Exporter {
         endpoint: Endpoint,
         info: &NodeInfo,
     ) -> Result<Self, TlsError> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(TIMEOUT));
-        // Whether TLS is spoken is what the layer above looks after.
-        tcp.enforce_http(false);
-        let tls = client::config(Trust::default())?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .build(connector);
+        let bounds = Bounds { connect_timeout: TIMEOUT, idle_timeout: IDLE_TIMEOUT, max_idle: 1 };
+        let client = https_client(&client::config(Trust::default())?, bounds);
         let attributes = vec![
             KeyValue::text("service.name", "waymeet"),
             KeyValue::text("service.version", info.version),

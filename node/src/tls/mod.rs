@@ -9,6 +9,7 @@ pub mod client;
 pub mod dev_certs;
 mod files;
 mod handshakes;
+pub mod https;
 
 use std::sync::Arc;
 use std::time::SystemTime;

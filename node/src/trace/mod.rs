@@ -22,7 +22,7 @@ use waymeet_core::mesh::{PeerId, Tag, TraceMark};
 use waymeet_core::message::RawMessage;
 use waymeet_core::rate::TokenBucket;
 use waymeet_core::trace::{SpanId, TraceId, TraceParent};
-use waymeet_core::{Headers, OwnedSubject, Subject, SubjectFilter};
+use waymeet_core::{Headers, Subject, SubjectFilter};
 
 pub(crate) use self::abroad::{Abroad, Parcel};
 pub(crate) use self::receipt::{Collector, Explanation};
@@ -86,6 +86,8 @@ pub(crate) struct Given<'a> {
     pub(crate) own: Option<Tag>,
     /// The node at the link's other end.
     pub(crate) from: Option<&'a PeerId>,
+    /// The node whose client has published it, when that is another.
+    pub(crate) origin: Option<Tag>,
     /// It is to be recorded.
     pub(crate) chosen: Option<Chosen>,
 }
@@ -150,9 +152,14 @@ impl Tracer {
         &self.abroad
     }
 
-    /// The next event for whoever asked as NATS clients do, and where it goes. It is published without any lock.
-    pub(crate) fn next_event(&self) -> Option<(OwnedSubject, Vec<u8>)> {
+    /// The next event for whoever asked as NATS clients do. It is published without any lock.
+    pub(crate) fn next_event(&self) -> Option<nats::Told> {
         self.events.next()
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_events(&self) -> bool {
+        self.events.are_waiting()
     }
 
     /// Whether messages that come over links are to be looked at, marked or not.
@@ -199,13 +206,7 @@ impl Tracer {
             self.add_readers(subject, now, &mut audiences);
         }
         let size = message.size();
-        let nats = NatsTrace::of(
-            message.headers,
-            size,
-            given.from.is_some(),
-            self.node_name(),
-            Arc::downgrade(self),
-        );
+        let nats = NatsTrace::of(message.headers, size, given.origin, self.node_name(), Arc::downgrade(self));
         let is_only = mark.is_some_and(|mark| mark.only) || nats.is_some() && nats::is_only(message.headers);
         audiences.extend(nats.map(|nats| Arc::new(nats) as Arc<dyn Audience>));
         without_twins(&mut audiences);

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 use parking_lot::Mutex;
 use serde::Serialize;
+use waymeet_core::mesh::Tag;
 use waymeet_core::{Headers, OwnedSubject, Subject};
 
 use super::step::{Step, What};
@@ -36,18 +37,32 @@ const MAX_WAITING: usize = 1_024;
 
 /// Events that wait to be published.
 #[derive(Debug, Default)]
-pub(crate) struct Events(Mutex<VecDeque<(OwnedSubject, Vec<u8>)>>);
+pub(crate) struct Events(Mutex<VecDeque<Told>>);
+
+/// An event: what became of one message here.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Where it goes.
+    pub(crate) destination: OwnedSubject,
+    /// The other node whose client asks.
+    pub(crate) asker: Option<Tag>,
+    pub(crate) json: Vec<u8>,
+}
 
 impl Events {
-    /// The next one, and where it goes.
-    pub(crate) fn next(&self) -> Option<(OwnedSubject, Vec<u8>)> {
+    /// The next one.
+    pub(crate) fn next(&self) -> Option<Told> {
         self.0.lock().pop_front()
     }
 
-    fn put(&self, destination: OwnedSubject, event: Vec<u8>) {
+    pub(crate) fn are_waiting(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    fn put(&self, event: Told) {
         let mut waiting = self.0.lock();
         if waiting.len() < MAX_WAITING {
-            waiting.push_back((destination, event));
+            waiting.push_back(event);
         }
     }
 }
@@ -79,6 +94,7 @@ pub(crate) fn is_only(headers: Headers<'_>) -> bool {
 /// Tells of one message.
 pub(super) struct NatsTrace {
     destination: OwnedSubject,
+    asker: Option<Tag>,
     request: Request,
     node: NodeName,
     tracer: std::sync::Weak<super::Tracer>,
@@ -86,11 +102,11 @@ pub(super) struct NatsTrace {
 }
 
 impl NatsTrace {
-    /// For a message with these headers, if they ask for it; `is_from_afar` for one that came over a link.
+    /// For a message with these headers, if they ask for it; `asker` is the node that it came from over links.
     pub(super) fn of(
         headers: Headers<'_>,
         size: usize,
-        is_from_afar: bool,
+        asker: Option<Tag>,
         node: NodeName,
         tracer: std::sync::Weak<super::Tracer>,
     ) -> Option<Self> {
@@ -99,11 +115,11 @@ impl NatsTrace {
         for (name, value) in headers.iter() {
             header.entry(name.to_owned()).or_default().push(value.to_owned());
         }
-        if is_from_afar {
+        if asker.is_some() {
             header.insert(HOP.to_owned(), vec![node.id.to_string()]);
         }
         let request = Request { header, msgsize: size };
-        Some(Self { destination, request, node, tracer, is_told: false.into() })
+        Some(Self { destination, asker, request, node, tracer, is_told: false.into() })
     }
 
     fn event(&self, steps: &[Step]) -> Vec<u8> {
@@ -131,7 +147,8 @@ impl Audience for NatsTrace {
             return;
         }
         if let Some(tracer) = self.tracer.upgrade() {
-            tracer.events.put(self.destination.clone(), self.event(steps));
+            let json = self.event(steps);
+            tracer.events.put(Told { destination: self.destination.clone(), asker: self.asker, json });
             tracer.abroad.wake();
         }
     }

@@ -3,10 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process;
 
@@ -29,7 +30,7 @@ pub struct Counters(String);
 impl Running {
     /// Starts a node on free ports of loopback.
     pub fn start(program: &Path, folder: &Path) -> Result<Self> {
-        let coap = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let coap = free_datagram_port()?;
         Self::start_with(program, folder, coap, None, false)
     }
 
@@ -40,6 +41,29 @@ impl Running {
         coap: SocketAddr,
         config: Option<&Path>,
         has_mesh: bool,
+    ) -> Result<Self> {
+        Self::launch(program, folder, coap, config, has_mesh, Stdio::null())
+    }
+
+    /// Starts a node without a mesh, whose log goes to a file.
+    pub fn start_logging(
+        program: &Path,
+        folder: &Path,
+        coap: SocketAddr,
+        config: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        let log = std::fs::File::create(log)?;
+        Self::launch(program, folder, coap, Some(config), false, log.into())
+    }
+
+    fn launch(
+        program: &Path,
+        folder: &Path,
+        coap: SocketAddr,
+        config: Option<&Path>,
+        has_mesh: bool,
+        log: Stdio,
     ) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         // The ports are free again when the sockets are gone.
@@ -53,7 +77,7 @@ impl Running {
         if let Some(config) = config {
             command.arg("-c").arg(config);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("cannot start the node")?;
         let mut running = Self { child, nats, http, coap };
         let begun = Instant::now();
@@ -71,6 +95,23 @@ impl Running {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Tells the node to stop, and waits until it has drained.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("the node has no pid")?;
+        kill_process(pid, Signal::TERM)?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("the node does not end");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Resident memory of the process, in bytes.
@@ -155,6 +196,11 @@ impl Counters {
             all("waymeet_messages_dropped_total").saturating_sub(all("waymeet_messages_rejected_total"));
         (all("waymeet_deliveries_matched_total"), all("waymeet_messages_out_total") + dropped)
     }
+}
+
+/// A UDP port that was free a moment ago.
+pub fn free_datagram_port() -> Result<SocketAddr> {
+    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// A TCP port that was free a moment ago.

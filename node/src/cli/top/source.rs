@@ -16,12 +16,10 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::Error as ClientError;
 use serde_json::Value;
 use waymeet::tls::client::{Trust, config};
+use waymeet::tls::https::{Bounds, HttpsClient, https_client};
 
 use super::TopArgs;
 use super::exposition::Samples;
@@ -30,6 +28,8 @@ use crate::cli::identity::Identity;
 
 /// How long a node may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an unused connection is kept: longer than between two looks.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
@@ -61,7 +61,7 @@ pub enum SourceError {
 
 /// A node that is asked.
 pub struct Source {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: HttpsClient<Empty<Bytes>>,
     address: Address,
     authorization: Option<HeaderValue>,
 }
@@ -92,16 +92,9 @@ impl Source {
     pub fn new(args: &TopArgs) -> anyhow::Result<Self> {
         let identity = args.tls.tls_cert.as_deref().zip(args.tls.tls_key.as_deref());
         let tls = config(Trust { ca_file: args.tls.tls_ca.as_deref(), identity })?;
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(TIMEOUT));
-        tcp.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
+        // What is asked at once; between looks the connections wait.
+        let bounds = Bounds { connect_timeout: TIMEOUT, idle_timeout: IDLE_TIMEOUT, max_idle: 3 };
+        let client = https_client(&tls, bounds);
         let authorization = match Identity::find(&args.identity, None)? {
             Identity::Nobody => None,
             Identity::User { name, password } => {

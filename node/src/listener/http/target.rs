@@ -121,22 +121,17 @@ impl<'a> Target<'a> {
             let (subject, timeout) = (SubjectText::new(text)?, timeout_from_query(query)?);
             return Ok(Self::Request { subject, timeout });
         }
-        let mut segments = segments(path)?;
-        if segments.first().is_some_and(|verb| verb == "trace") {
-            // Its filters are written as those of a subscription are.
-            segments[0] = Cow::Borrowed("sub");
-            return match subscription(subscribed(&segments)?, query)? {
-                Target::Subscribe { filters, .. } => Ok(Self::Trace(filters)),
-                other => Ok(other),
-            };
-        }
-        match Resource::from_segments(&segments)? {
+        match Resource::from_segments(&segments(path)?)? {
             Resource::Publish(subject) => Ok(Self::Publish(SubjectText::Owned(subject))),
             Resource::Request(subject) => Ok(Self::Request {
                 subject: SubjectText::Owned(subject),
                 timeout: timeout_from_query(query)?,
             }),
-            Resource::Subscribe(filter) => subscription(filter, query),
+            Resource::Subscribe(filter) => {
+                let (filters, queue) = subscription(filter, query)?;
+                Ok(Self::Subscribe { filters, queue })
+            }
+            Resource::Trace(filter) => Ok(Self::Trace(subscription(filter, query)?.0)),
             Resource::Other(name) if name == "login" => Ok(Self::Login),
             Resource::Other(name) if name == "logout" => Ok(Self::Logout),
             Resource::Other(name) if name == "overview" => Ok(Self::Overview),
@@ -211,15 +206,11 @@ fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, TargetError> {
     path.split('/').map(percent_decode).collect()
 }
 
-/// The filter that stands in the path of a subscription.
-fn subscribed(segments: &[Cow<'_, str>]) -> Result<Option<SubjectFilter>, TargetError> {
-    match Resource::from_segments(segments)? {
-        Resource::Subscribe(filter) => Ok(filter),
-        _ => Ok(None),
-    }
-}
-
-fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Target<'static>, TargetError> {
+/// The filters of the path and of the query, and the queue group that it names.
+fn subscription(
+    filter: Option<SubjectFilter>,
+    query: Option<&str>,
+) -> Result<(Vec<SubjectFilter>, Option<String>), TargetError> {
     let mut filters: Vec<SubjectFilter> = filter.into_iter().collect();
     let mut queue = None;
     for (name, value) in parameters(query) {
@@ -232,7 +223,7 @@ fn subscription(filter: Option<SubjectFilter>, query: Option<&str>) -> Result<Ta
     if filters.is_empty() {
         return Err(TargetError::NoFilter);
     }
-    Ok(Target::Subscribe { filters, queue })
+    Ok((filters, queue))
 }
 
 fn subjects_question(query: Option<&str>) -> Result<console::Question, TargetError> {

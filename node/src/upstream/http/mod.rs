@@ -11,10 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use waymeet_core::SubjectFilter;
@@ -26,6 +22,7 @@ use crate::listener::http::{payload, read_body};
 use crate::metrics::Listener;
 use crate::outbox::Item;
 use crate::tls::client::{self, Trust};
+use crate::tls::https::{Bounds, HttpsClient, https_client};
 use crate::upstream::{QUEUE, Reply};
 use call::Base;
 
@@ -60,7 +57,7 @@ pub(crate) struct Attached {
 struct Shared {
     upstream: Upstream,
     node: NodeHandle,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient<Full<Bytes>>,
     max_payload: usize,
 }
 
@@ -83,21 +80,12 @@ impl Upstream {
     pub(crate) fn attach(self, node: NodeHandle) -> Result<Attached, SubscribeError> {
         let mailbox = node.mailbox(Listener::Http, node.mailbox_limits());
         mailbox.subscribe(self.filter.as_filter(), Some(QUEUE), TAG)?;
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT.min(self.timeout)));
-        // Whether TLS is spoken is what the layer above looks after.
-        tcp.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*self.tls).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
+        let bounds = Bounds {
+            connect_timeout: CONNECT_TIMEOUT.min(self.timeout),
+            idle_timeout: IDLE_TIMEOUT,
+            max_idle: MAX_IDLE,
+        };
+        let client = https_client(&self.tls, bounds);
         let max_payload = node.config().limits.max_payload_bytes;
         Ok(Attached { shared: Arc::new(Shared { upstream: self, node, client, max_payload }), mailbox })
     }

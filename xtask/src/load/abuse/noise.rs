@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::Findings;
 use super::target::{Target, connect};
+use crate::load::random::Random;
 
 /// Connections to each TCP port, and datagrams to each UDP port.
 const CONNECTIONS: usize = 300;
@@ -25,7 +26,7 @@ const BOMBS: usize = 200;
 
 pub fn run(target: &Target) -> Result<Findings> {
     let node = &target.node;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0);
     let tcp = [node.nats, node.http, target.lines, target.mesh, target.mesh_websocket];
     // What passes the first look of each protocol, so that the noise gets further.
     let begins: [&[&[u8]]; 5] = [
@@ -112,21 +113,4 @@ pub fn bombs(target: &Target) -> Result<Findings> {
         findings.push((format!("{what}: {status}"), status == expected));
     }
     Ok(findings)
-}
-
-/// xorshift64*: the same noise in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let length = self.next() as usize % most;
-        (0..length).map(|_| (self.next() >> 56) as u8).collect()
-    }
 }

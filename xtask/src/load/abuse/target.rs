@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use socket2::SockRef;
 
-use crate::load::node::{Running, free_port};
+use crate::load::node::{Running, free_datagram_port, free_port};
 use crate::shell;
 
 /// What the node is configured for.
@@ -86,10 +86,6 @@ fn certificates(program: &Path, folder: &Path) -> Result<()> {
         shell::run(Command::new(program).args(["auth", "dev-certs"]).arg(certificates))?;
     }
     Ok(())
-}
-
-fn free_datagram_port() -> Result<SocketAddr> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Connects so that closing leaves nothing behind: many thousand connections in TIME_WAIT would use up the ports of
