@@ -5,7 +5,8 @@
 use prometheus::Histogram;
 use prometheus::core::Metric as _;
 
-use super::{DropReason, Listener, ListenerMetrics, Metrics};
+use super::traffic::{Count, Traffic};
+use super::{DropReason, Listener, Metrics};
 
 const LISTENERS: usize = Listener::ALL.len();
 const REASONS: usize = DropReason::ALL.len();
@@ -97,9 +98,9 @@ impl Metrics {
     /// The ledger now.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        let sum = |of: fn(&ListenerMetrics) -> u64| self.listeners.iter().map(of).sum::<u64>();
-        let rejected = sum(|listener| listener.rejected.iter().map(prometheus::IntCounter::get).sum());
-        let dropped = sum(|listener| listener.dropped.iter().map(prometheus::IntCounter::get).sum());
+        let sum = |of: fn(&Traffic) -> u64| self.traffic.iter().map(of).sum::<u64>();
+        let rejected = sum(|listener| listener.rejected.iter().map(Count::get).sum());
+        let dropped = sum(|listener| listener.dropped.iter().map(Count::get).sum());
         Ledger {
             accepted: sum(|listener| listener.messages_in.get()),
             matched: self.matched.get(),
