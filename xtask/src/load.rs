@@ -2,7 +2,8 @@
 //!
 //! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
 //! `clients`' and the parts are `crowd`, `observers`, `stall` and `abuse`. Counts and events decide; times are printed, because
-//! a machine that does something else meanwhile may be slow without anybody's fault.
+//! a machine that does something else meanwhile may be slow without anybody's fault. Only `abuse` decides by times, because it
+//! has a control.
 
 mod abuse;
 mod clients;
@@ -33,6 +34,10 @@ pub struct Options {
     coap_endpoints: usize,
     /// Of the part `abuse`; empty means all.
     attacks: Vec<String>,
+    /// How often each attack is made.
+    rounds: usize,
+    /// A node that is built already; without one, it is built.
+    program: Option<PathBuf>,
 }
 
 /// One part of the load.
@@ -65,6 +70,8 @@ impl Options {
             sse_readers: 1_000,
             coap_endpoints: 20_000,
             attacks: Vec::new(),
+            rounds: 3,
+            program: None,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -75,6 +82,8 @@ impl Options {
                 "--sse" => options.sse_readers = number(value()?)?,
                 "--observers" => options.coap_endpoints = number(value()?)?,
                 "--attacks" => options.attacks = value()?.split(',').map(attack).collect::<Result<_>>()?,
+                "--program" => options.program = Some(value()?.into()),
+                "--rounds" => options.rounds = number(value()?)?,
                 other => bail!("`{other}` is no option of load"),
             }
         }
@@ -99,17 +108,20 @@ fn number(text: &str) -> Result<usize> {
     text.parse().ok().filter(|number| *number > 0).with_context(|| format!("`{text}` is no such number"))
 }
 
-/// Builds the node, puts it under load and prints what came of it.
+/// Builds the node unless it is given, puts it under load and prints what came of it.
 ///
 /// # Errors
 /// When something that was sent neither arrived nor was counted as lost, or when a part cannot run.
 pub fn run(options: &Options) -> Result<()> {
     raise_file_limit();
-    shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => build()?,
+    };
     let mut checks = Checks::default();
     for part in &options.parts {
         // Each part has a node of its own, so that its ledger is the part's.
-        let start = || Running::start(&program(), &folder());
+        let start = || Running::start(&program, &folder());
         match part {
             Part::Crowd => crowd::run(&start()?, options.nats_connections, options.sse_readers, &mut checks),
             Part::Observers => observers::run(&start()?, options.coap_endpoints, &mut checks),
@@ -117,14 +129,15 @@ pub fn run(options: &Options) -> Result<()> {
             Part::Sse => stall::sse(&start()?, &mut checks),
             Part::Coap => stall::coap(&start()?, &mut checks),
             // Each attack has a node of its own.
-            Part::Abuse => abuse::run(&program(), &folder(), &options.attacks, &mut checks),
+            Part::Abuse => abuse::run(&program, &folder(), &options.attacks, options.rounds, &mut checks),
         }?;
     }
     checks.conclude()
 }
 
-fn program() -> PathBuf {
-    shell::target().join("release").join("waymeet")
+fn build() -> Result<PathBuf> {
+    shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
+    Ok(shell::target().join("release").join("waymeet"))
 }
 
 fn folder() -> PathBuf {

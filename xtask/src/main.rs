@@ -35,7 +35,7 @@ usage: cargo xtask COMMAND
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…] | --curves]
                              the mesh in virtual time: random troubles against a model, figures at scale, or
                              the curves of docs/scale.md from its table
-  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…]
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…] [--rounds N] [--program FILE]
                              very many sessions, subscribers that stop reading, and abuse, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,
                              fuzz smoke";
