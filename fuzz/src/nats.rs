@@ -58,9 +58,12 @@ fn run(upstream: &mut Recorder, pieces: &[&[u8]]) -> Result<(), Closed> {
     let mut unread = Vec::new();
     for piece in pieces {
         unread.extend_from_slice(piece);
-        let progress = session.receive(&unread, upstream)?;
-        assert!(progress.needed == 0 || progress.needed > unread.len() - progress.consumed);
-        unread.drain(..progress.consumed);
+        while {
+            let progress = session.receive(&unread, upstream)?;
+            assert!(progress.needed == 0 || progress.needed > unread.len() - progress.consumed);
+            unread.drain(..progress.consumed);
+            progress.is_spent
+        } {}
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use waymeet::Node;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// GET http://localhost/healthz in HPACK (RFC 7541), without Huffman's code.
 const REQUEST: &[u8] = b"\x82\x86\x41\x09localhost\x44\x08/healthz";
+/// POST http://localhost/pub/x, in the same way.
+const PUBLICATION: &[u8] = b"\x83\x86\x41\x09localhost\x44\x06/pub/x";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -74,6 +76,9 @@ struct Heard {
     acks: usize,
     pongs: usize,
     answers: usize,
+    resets: usize,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, section 6.5.2).
+    streams: Option<u32>,
     /// The error code of a GOAWAY.
     goaway: Option<u32>,
 }
@@ -81,7 +86,13 @@ struct Heard {
 impl Heard {
     fn take(&mut self, kind: u8, flags: u8, payload: &[u8]) {
         match kind {
-            SETTINGS => self.acks += usize::from(flags & ACK),
+            SETTINGS => {
+                self.acks += usize::from(flags & ACK);
+                let streams = payload.chunks_exact(6).find_map(|setting| setting.strip_prefix(&[0, 3]));
+                self.streams =
+                    self.streams.or(streams.map(|value| u32::from_be_bytes(value.try_into().unwrap())));
+            }
+            RST_STREAM => self.resets += 1,
             PING => self.pongs += usize::from(flags & ACK),
             HEADERS => self.answers += 1,
             GOAWAY => {
@@ -110,6 +121,16 @@ async fn rapid_reset_ends_the_connection() {
     let heard = attack(&node, flood).await;
     assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
     assert!(heard.answers < 1_000, "{heard:?}");
+    others_are_served(&node).await;
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_reset() {
+    let node = start("limits.http.max_concurrent_streams = 3").await;
+    // Requests whose bodies never come, as a client would open them that does not look at the settings.
+    let flood = (0..10_u32).map(|number| frame(HEADERS, END_HEADERS, number * 2 + 1, PUBLICATION));
+    let heard = attack(&node, flood.chain([frame(PING, 0, 0, &[7; 8])])).await;
+    assert_eq!((heard.streams, heard.resets), (Some(3), 7), "{heard:?}");
     others_are_served(&node).await;
 }
 

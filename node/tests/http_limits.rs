@@ -2,7 +2,9 @@
 
 mod http_support;
 
-use http_support::{SOON, get, http_address, open_at, publish, raw, read_until, request, start, subscribe};
+use http_support::{
+    SOON, get, http_address, open, open_at, publish, raw, read_until, request, start, subscribe,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use waymeet::Item;
@@ -59,6 +61,15 @@ async fn heads_are_bounded() {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
     assert_eq!(get(&node, "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_filters_of_one_subscription_are_bounded() {
+    let node = start("limits.http.max_filters = 2").await;
+    let refused = get(&node, "/sub?filter=a&filter=b&filter=c").await;
+    assert_eq!(refused.problem(400), "invalid");
+    let taken = open(&node, request("GET", "/sub?filter=a&filter=b", &[], b"")).await;
+    assert_eq!(taken.status(), 200);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! `cargo xtask load`: what a node does when there are very many sessions, or some that stop reading.
 //!
 //! Owns the order of the parts and the verdict. How the node runs is `node`'s, what speaks to it is
-//! `clients`' and the parts are `crowd`, `observers`, `stall`, `abuse` and `ledger`. Counts and events decide; times are printed, because
-//! a machine that does something else meanwhile may be slow without anybody's fault.
+//! `clients`' and the parts are `crowd`, `observers`, `stall`, `abuse` and `ledger`. Counts and events decide; times are printed,
+//! because a machine that does something else meanwhile may be slow without anybody's fault. Only `abuse` decides by times,
+//! because it has a control.
 
 mod abuse;
 mod clients;
@@ -39,11 +40,13 @@ pub struct Options {
     coap_endpoints: usize,
     /// Of the part `abuse`; empty means all.
     attacks: Vec<String>,
+    /// How often each attack is made.
+    rounds: usize,
+    /// A node that is built already; without one, it is built.
+    program: Option<PathBuf>,
     /// Of the part `ledger`.
     seconds: u64,
     seed: u64,
-    /// The node to be loaded, instead of a release build of this tree.
-    binary: Option<PathBuf>,
 }
 
 /// One part of the load.
@@ -78,9 +81,10 @@ impl Options {
             sse_readers: 1_000,
             coap_endpoints: 20_000,
             attacks: Vec::new(),
+            rounds: 3,
+            program: None,
             seconds: 600,
             seed: std::process::id().into(),
-            binary: None,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -91,9 +95,10 @@ impl Options {
                 "--sse" => options.sse_readers = number(value()?)?,
                 "--observers" => options.coap_endpoints = number(value()?)?,
                 "--attacks" => options.attacks = value()?.split(',').map(attack).collect::<Result<_>>()?,
+                "--program" => options.program = Some(value()?.into()),
+                "--rounds" => options.rounds = number(value()?)?,
                 "--seconds" => options.seconds = number(value()?)? as u64,
                 "--seed" => options.seed = value()?.parse().context("the seed is no number")?,
-                "--binary" => options.binary = Some(value()?.into()),
                 other => bail!("`{other}` is no option of load"),
             }
         }
@@ -118,15 +123,15 @@ fn number(text: &str) -> Result<usize> {
     text.parse().ok().filter(|number| *number > 0).with_context(|| format!("`{text}` is no such number"))
 }
 
-/// Builds the node, puts it under load and prints what came of it.
+/// Builds the node unless it is given, puts it under load and prints what came of it.
 ///
 /// # Errors
 /// When something that was sent neither arrived nor was counted as lost, or when a part cannot run.
 pub fn run(options: &Options) -> Result<()> {
     raise_file_limit();
-    let program = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => released()?,
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => build()?,
     };
     let mut checks = Checks::default();
     for part in &options.parts {
@@ -139,7 +144,7 @@ pub fn run(options: &Options) -> Result<()> {
             Part::Sse => stall::sse(&start()?, &mut checks),
             Part::Coap => stall::coap(&start()?, &mut checks),
             // Each attack has a node of its own.
-            Part::Abuse => abuse::run(&program, &folder(), &options.attacks, &mut checks),
+            Part::Abuse => abuse::run(&program, &folder(), &options.attacks, options.rounds, &mut checks),
             Part::Ledger => ledger::run(&program, &folder(), options.seconds, options.seed, &mut checks),
         }?;
     }
@@ -157,7 +162,7 @@ pub fn short_ledger() -> Result<()> {
     checks.conclude()
 }
 
-fn released() -> Result<PathBuf> {
+fn build() -> Result<PathBuf> {
     shell::run(shell::cargo().args(["build", "--release", "--locked", "--package", "waymeet"]))?;
     Ok(shell::target().join("release").join("waymeet"))
 }

@@ -36,8 +36,8 @@ usage: cargo xtask COMMAND
   sim [--seeds N [--most NODES] | --seed N | --scale [NODES,…] | --curves]
                              the mesh in virtual time: random troubles against a model, figures at scale, or
                              the curves of docs/scale.md from its table
-  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…] [--seconds N] [--seed N]
-       [--binary FILE]
+  load [--parts NAME,…] [--nats N] [--sse N] [--observers N] [--attacks NAME,…] [--rounds N] [--seconds N]
+       [--seed N] [--program FILE]
                              very many sessions, subscribers that stop reading, abuse, and whether the ledger
                              balances after minutes of all kinds of clients, on a node
   ci                         what a change must pass: format, lints, test, benchmarks once, docs, licences,

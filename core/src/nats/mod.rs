@@ -10,6 +10,7 @@ pub mod encode;
 mod line;
 mod parser;
 mod session;
+mod turn;
 
 pub use connect::{ConnectOptions, Credentials};
 pub use parser::{Limits, Operation, ParseError, Parsed, parse};

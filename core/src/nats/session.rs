@@ -7,6 +7,7 @@
 use super::connect::{ConnectOptions, Credentials};
 use super::encode;
 use super::parser::{Limits, Operation, ParseError, Parsed, parse};
+use super::turn::{self, Stop, Turn};
 use crate::headers::Headers;
 use crate::message::RawMessage;
 use crate::subject::{Filter, Subject};
@@ -126,9 +127,6 @@ pub enum Closed {
     /// The client did not answer PING.
     #[error("stale connection")]
     Stale,
-    /// The session has as many subscriptions as it may have.
-    #[error("maximum subscriptions exceeded")]
-    TooManySubscriptions,
 }
 
 /// How far [`Session::receive`] came.
@@ -137,8 +135,11 @@ pub struct Progress {
     /// The bytes that were whole operations. The caller keeps the rest and hands it in again with more.
     pub consumed: usize,
     /// The least length that the rest must have for the next operation, counted from its start; 0 when
-    /// nothing is left.
+    /// nothing is left, or nobody has looked.
     pub needed: usize,
+    /// The input has cost so much that it is the others' turn. The rest is to be handed in again behind theirs, whether
+    /// more has come or not.
+    pub is_spent: bool,
 }
 
 /// What [`Session::keep_alive`] did.
@@ -163,6 +164,7 @@ pub struct Session {
     headers: bool,
     no_responders: bool,
     entry: Entry,
+    turn: Turn,
 }
 
 /// Whether the client was let in.
@@ -190,6 +192,7 @@ impl Session {
             headers: defaults.headers,
             no_responders: defaults.no_responders,
             entry: Entry::Open,
+            turn: Turn::default(),
         }
     }
 
@@ -243,18 +246,20 @@ impl Session {
         );
     }
 
-    /// Takes bytes from the client and carries out every whole operation in them.
+    /// Takes bytes from the client and carries out every whole operation in them, as far as one turn goes.
     ///
     /// # Errors
     /// When the session ends. Its last words are queued already; nothing behind the offending operation
     /// is looked at.
     pub fn receive(&mut self, input: &[u8], upstream: &mut impl Upstream) -> Result<Progress, Closed> {
         self.heard |= !input.is_empty();
+        self.turn.begin();
         let mut consumed = 0;
+        let progress = |consumed, needed| Ok(Progress { consumed, needed, is_spent: false });
         loop {
             let rest = &input[consumed..];
             if rest.is_empty() {
-                return Ok(Progress { consumed, needed: 0 });
+                return progress(consumed, 0);
             }
             match &self.entry {
                 Entry::Open => {}
@@ -263,14 +268,19 @@ impl Session {
                     return Err(turn_away(LoginRefusal::Violation, upstream));
                 }
                 Entry::Awaited => {}
-                Entry::Pending(_) => return Ok(Progress { consumed, needed: rest.len() + 1 }),
+                Entry::Pending(_) => return progress(consumed, rest.len() + 1),
             }
             match parse(rest, self.limits) {
                 Ok(Parsed::Operation(operation, len)) => {
-                    self.carry_out(operation, upstream)?;
+                    let carried_out = self.carry_out(operation, upstream);
                     consumed += len;
+                    match carried_out {
+                        Ok(()) => {}
+                        Err(Stop::Spent) => return Ok(Progress { consumed, needed: 0, is_spent: true }),
+                        Err(Stop::Closed(closed)) => return Err(closed),
+                    }
                 }
-                Ok(Parsed::Incomplete(needed)) => return Ok(Progress { consumed, needed }),
+                Ok(Parsed::Incomplete(needed)) => return progress(consumed, needed),
                 Err(error) => {
                     if error == ParseError::PayloadTooLarge {
                         upstream.rejected(Refusal::PayloadTooLarge);
@@ -306,22 +316,28 @@ impl Session {
     }
 
     #[inline]
-    fn carry_out(&mut self, operation: Operation<'_>, upstream: &mut impl Upstream) -> Result<(), Closed> {
+    fn carry_out(&mut self, operation: Operation<'_>, upstream: &mut impl Upstream) -> Result<(), Stop> {
         match operation {
             Operation::Publish { subject, reply, headers, payload } => {
                 self.publish(subject, reply, headers, payload, upstream)
             }
-            Operation::Subscribe { filter, queue, sid } => self.subscribe(filter, queue, sid, upstream),
+            Operation::Subscribe { filter, queue, sid } => {
+                self.subscribe(filter, queue, sid, upstream);
+                self.turn.spend(turn::SUBSCRIPTION)
+            }
             Operation::Unsubscribe { sid, max } => {
                 upstream.unsubscribe(sid, max);
                 self.acknowledge(upstream);
-                Ok(())
+                self.turn.spend(turn::SUBSCRIPTION)
             }
             Operation::Ping => {
                 upstream.send(encode::PONG);
-                Ok(())
+                self.turn.spend(turn::ANSWER)
             }
-            Operation::Connect(json) => self.connect(json, upstream),
+            Operation::Connect(json) => {
+                self.connect(json, upstream)?;
+                self.turn.spend(turn::CONNECT)
+            }
             Operation::Pong => {
                 upstream.ponged();
                 Ok(())
@@ -338,15 +354,15 @@ impl Session {
         headers: Option<&[u8]>,
         payload: &[u8],
         upstream: &mut impl Upstream,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), Stop> {
         if headers.is_some() && !self.headers {
             send_error(upstream, "Message Headers Not Supported");
-            return Err(Closed::HeadersNotEnabled);
+            return Err(Closed::HeadersNotEnabled.into());
         }
         let Ok(reply) = reply.map(Subject::from_bytes).transpose() else {
             upstream.rejected(Refusal::Invalid);
             send_error(upstream, INVALID_PUBLISH_SUBJECT);
-            return Ok(());
+            return self.turn.spend(turn::ANSWER);
         };
         // nats-server sends +OK before what the message causes.
         if self.verbose && Subject::from_bytes(subject).is_ok() {
@@ -361,29 +377,23 @@ impl Session {
                     upstream.no_responders(&message);
                 }
             }
-            Published::Refused(refusal) => refuse_publication(subject, refusal, upstream),
+            Published::Refused(refusal) => {
+                refuse_publication(subject, refusal, upstream);
+                return self.turn.spend(turn::ANSWER);
+            }
         }
         Ok(())
     }
 
-    fn subscribe(
-        &mut self,
-        filter: &[u8],
-        queue: Option<&[u8]>,
-        sid: &[u8],
-        upstream: &mut impl Upstream,
-    ) -> Result<(), Closed> {
+    fn subscribe(&mut self, filter: &[u8], queue: Option<&[u8]>, sid: &[u8], upstream: &mut impl Upstream) {
         let queue = queue.map(std::str::from_utf8).transpose();
         let (Ok(filter), Ok(queue)) = (Filter::from_bytes(filter), queue) else {
-            send_error(upstream, "Invalid Subject");
-            return Ok(());
+            return send_error(upstream, "Invalid Subject");
         };
         match upstream.subscribe(sid, filter, queue) {
             Ok(()) => self.acknowledge(upstream),
-            Err(Refusal::TooManySubscriptions) => {
-                send_error(upstream, "maximum subscriptions exceeded");
-                return Err(Closed::TooManySubscriptions);
-            }
+            // As in nats-server, the session goes on.
+            Err(Refusal::TooManySubscriptions) => send_error(upstream, "maximum subscriptions exceeded"),
             Err(_) => {
                 let using = queue.map(|queue| format!(" using queue \"{queue}\"")).unwrap_or_default();
                 send_error(
@@ -392,7 +402,6 @@ impl Session {
                 );
             }
         }
-        Ok(())
     }
 
     fn connect(&mut self, json: &[u8], upstream: &mut impl Upstream) -> Result<(), Closed> {

@@ -14,6 +14,7 @@ pub use generation::{Generation, Generations};
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
@@ -41,8 +42,8 @@ pub struct Matches<T> {
 pub struct Router<T, S = RandomState> {
     hasher: S,
     nodes: Arena<Node>,
-    /// Every literal edge of the trie: the index of the child; its parent and token are in the node.
-    edges: HashTable<u32>,
+    /// Every literal edge of the trie; its parent and token are in the node.
+    edges: HashTable<LiteralEdge>,
     subscriptions: Arena<Entry<T>>,
 }
 
@@ -71,14 +72,30 @@ struct Node {
     edge: Edge,
     token: Box<str>,
     literal_children: u32,
-    any: Option<u32>,
-    rest: Option<u32>,
-    members: Option<Box<Members>>,
+    /// The root is nobody's child.
+    any: Option<NonZeroU32>,
+    rest: Option<NonZeroU32>,
+    members: Members,
 }
 
-/// The subscriptions whose filter ends at a node.
+/// Where a token leads from a node. The hash stands beside the index, so that a table of very many edges grows without
+/// looking at a node for each of them.
+struct LiteralEdge {
+    hash: u32,
+    child: u32,
+}
+
+/// The subscriptions whose filter ends at a node. Most filters have one subscription, which needs no list.
 #[derive(Default)]
-struct Members {
+enum Members {
+    #[default]
+    None,
+    One(u32),
+    Many(Box<Lists>),
+}
+
+#[derive(Default)]
+struct Lists {
     plain: Vec<u32>,
     /// By name. A tree, because clients choose the names and how many there are.
     groups: BTreeMap<Box<str>, Vec<u32>>,
@@ -139,10 +156,7 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         }
         let key =
             self.subscriptions.insert(Entry { node, position: 0, queue: queue.map(Into::into), target });
-        let members = self.nodes[node].members.get_or_insert_default();
-        let list = members.list_mut(queue);
-        list.push(key);
-        self.subscriptions[key].position = (list.len() - 1) as u32;
+        self.subscriptions[key].position = self.nodes[node].members.add(queue, key);
         SubscriptionKey(key)
     }
 
@@ -150,21 +164,11 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
     pub fn remove(&mut self, key: SubscriptionKey) -> Option<T> {
         let entry = self.subscriptions.remove(key.0)?;
         let node = &mut self.nodes[entry.node];
-        let members = node.members.as_mut().expect("a subscription's node lists it");
-        let position = entry.position as usize;
-        let list = members.list_mut(entry.queue.as_deref());
-        list.swap_remove(position);
-        if let Some(&moved) = list.get(position) {
+        if let Some(moved) = node.members.remove(entry.queue.as_deref(), entry.position) {
             self.subscriptions[moved].position = entry.position;
         }
-        if list.is_empty() {
-            if let Some(queue) = &entry.queue {
-                members.groups.remove(queue);
-            }
-            if members.plain.is_empty() && members.groups.is_empty() {
-                node.members = None;
-                self.prune(entry.node);
-            }
+        if matches!(node.members, Members::None) {
+            self.prune(entry.node);
         }
         Some(entry.target)
     }
@@ -188,9 +192,9 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
             for &index in &here {
                 let node = &self.nodes[index];
                 if let Some(rest) = node.rest {
-                    self.collect(rest, &mut found);
+                    self.collect(rest.get(), &mut found);
                 }
-                next.extend(node.any);
+                next.extend(node.any.map(NonZeroU32::get));
                 if node.literal_children > 0 {
                     next.extend(self.find_literal(index, token, token_hash));
                 }
@@ -207,10 +211,15 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
     }
 
     fn collect<'a>(&'a self, index: u32, found: &mut Found<'a, T>) {
-        let Some(members) = &self.nodes[index].members else { return };
-        let targets = |list: &'a [u32]| list.iter().map(|&key| self.subscriptions[key].target.clone());
-        found.matches.plain.extend(targets(&members.plain));
-        for (name, list) in &members.groups {
+        let target = |key: u32| self.subscriptions[key].target.clone();
+        let lists = match &self.nodes[index].members {
+            Members::None => return,
+            Members::One(key) => return found.matches.plain.push(target(*key)),
+            Members::Many(lists) => lists,
+        };
+        let targets = |list: &'a [u32]| list.iter().map(|&key| target(key));
+        found.matches.plain.extend(targets(&lists.plain));
+        for (name, list) in &lists.groups {
             let groups = &mut found.matches.groups;
             let place = *found.places.entry(name).or_insert(groups.len());
             match groups.get_mut(place) {
@@ -221,11 +230,12 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
     }
 
     fn find_literal(&self, parent: u32, token: &str, token_hash: u64) -> Option<u32> {
-        let is_it = |&child: &u32| {
-            let node = &self.nodes[child];
-            node.parent == parent && *node.token == *token
+        let hash = edge_hash(parent, token_hash);
+        let is_it = |edge: &LiteralEdge| {
+            let node = &self.nodes[edge.child];
+            edge.hash == hash && node.parent == parent && *node.token == *token
         };
-        self.edges.find(edge_hash(parent, token_hash), is_it).copied()
+        self.edges.find(spread(hash), is_it).map(|edge| edge.child)
     }
 
     fn child_or_insert(&mut self, parent: u32, token: &str) -> u32 {
@@ -236,8 +246,8 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         };
         let token_hash = self.hasher.hash_one(token);
         let found = match edge {
-            Edge::Any => self.nodes[parent].any,
-            Edge::Rest => self.nodes[parent].rest,
+            Edge::Any => self.nodes[parent].any.map(NonZeroU32::get),
+            Edge::Rest => self.nodes[parent].rest.map(NonZeroU32::get),
             Edge::Literal => self.find_literal(parent, token, token_hash),
         };
         if let Some(child) = found {
@@ -246,14 +256,12 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
         let text = if edge == Edge::Literal { token } else { "" };
         let child = self.nodes.insert(Node::new(parent, edge, text));
         match edge {
-            Edge::Any => self.nodes[parent].any = Some(child),
-            Edge::Rest => self.nodes[parent].rest = Some(child),
+            Edge::Any => self.nodes[parent].any = NonZeroU32::new(child),
+            Edge::Rest => self.nodes[parent].rest = NonZeroU32::new(child),
             Edge::Literal => {
                 self.nodes[parent].literal_children += 1;
-                let (nodes, hasher) = (&self.nodes, &self.hasher);
-                let rehash =
-                    |&index: &u32| edge_hash(nodes[index].parent, hasher.hash_one(&*nodes[index].token));
-                self.edges.insert_unique(edge_hash(parent, token_hash), child, rehash);
+                let hash = edge_hash(parent, token_hash);
+                self.edges.insert_unique(spread(hash), LiteralEdge { hash, child }, |edge| spread(edge.hash));
             }
         }
         child
@@ -270,7 +278,7 @@ impl<T: Clone, S: BuildHasher> Router<T, S> {
                 Edge::Literal => {
                     parent.literal_children -= 1;
                     let hash = edge_hash(node.parent, self.hasher.hash_one(&*node.token));
-                    if let Ok(edge) = self.edges.find_entry(hash, |&child| child == index) {
+                    if let Ok(edge) = self.edges.find_entry(spread(hash), |edge| edge.child == index) {
                         edge.remove();
                     }
                 }
@@ -289,15 +297,69 @@ struct Found<'a, T> {
 
 impl Node {
     fn new(parent: u32, edge: Edge, token: &str) -> Self {
-        Self { parent, edge, token: token.into(), literal_children: 0, any: None, rest: None, members: None }
+        Self {
+            parent,
+            edge,
+            token: token.into(),
+            literal_children: 0,
+            any: None,
+            rest: None,
+            members: Members::None,
+        }
     }
 
     fn is_needless(&self) -> bool {
-        self.literal_children == 0 && self.any.is_none() && self.rest.is_none() && self.members.is_none()
+        let is_leaf = self.literal_children == 0 && self.any.is_none() && self.rest.is_none();
+        is_leaf && matches!(self.members, Members::None)
     }
 }
 
 impl Members {
+    /// Adds a subscription; returns where in its list it stands.
+    fn add(&mut self, queue: Option<&str>, key: u32) -> u32 {
+        if let (Self::None, None) = (&self, queue) {
+            *self = Self::One(key);
+            return 0;
+        }
+        let list = self.lists_mut().list_mut(queue);
+        list.push(key);
+        (list.len() - 1) as u32
+    }
+
+    /// Removes the subscription that stands there; returns the one that stands there now.
+    fn remove(&mut self, queue: Option<&str>, position: u32) -> Option<u32> {
+        let Self::Many(lists) = self else {
+            *self = Self::None;
+            return None;
+        };
+        let list = lists.list_mut(queue);
+        list.swap_remove(position as usize);
+        let moved = list.get(position as usize).copied();
+        if list.is_empty() {
+            if let Some(queue) = queue {
+                lists.groups.remove(queue);
+            }
+            if lists.plain.is_empty() && lists.groups.is_empty() {
+                *self = Self::None;
+            }
+        }
+        moved
+    }
+
+    fn lists_mut(&mut self) -> &mut Lists {
+        if !matches!(self, Self::Many(_)) {
+            let mut lists = Box::<Lists>::default();
+            if let Self::One(key) = self {
+                lists.plain.push(*key);
+            }
+            *self = Self::Many(lists);
+        }
+        let Self::Many(lists) = self else { unreachable!("it was just made so") };
+        lists
+    }
+}
+
+impl Lists {
     fn list_mut(&mut self, queue: Option<&str>) -> &mut Vec<u32> {
         let Some(queue) = queue else { return &mut self.plain };
         // Looked for twice, because the map's entry would take a copy of the name each time.
@@ -310,9 +372,17 @@ impl Members {
 
 /// Mixes the parent into a token's hash. The token's hash is keyed, so that clients cannot aim at one
 /// bucket; the multiplier is the usual odd fraction of the golden ratio.
-fn edge_hash(parent: u32, token_hash: u64) -> u64 {
-    token_hash ^ u64::from(parent).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+fn edge_hash(parent: u32, token_hash: u64) -> u32 {
+    let mixed = token_hash ^ u64::from(parent).wrapping_mul(GOLDEN);
+    (mixed >> 32) as u32 ^ mixed as u32
 }
+
+/// The hash as the table wants it: it looks at the lowest and at the highest bits of 64.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(GOLDEN)
+}
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests;

@@ -261,3 +261,12 @@ fn a_user_has_so_many_sessions_and_publishes_so_much() {
     assert_eq!(objection("a.b", 1), Some(DropReason::RateLimited));
     assert_eq!(objection("b", 1), Some(DropReason::NoPermission), "which is the better reason");
 }
+
+#[test]
+fn the_oldest_browser_has_to_log_in_again() {
+    let node = node(&format!("limits.auth.max_browser_logins = 2\n{}", ada("x")));
+    let user = node.auth.directory.read().by_name("ada").unwrap();
+    let cookies: Vec<_> = (0..3).map(|_| node.auth.browser_login(user.clone())).collect();
+    let known: Vec<_> = cookies.iter().map(|cookie| node.auth.browser(cookie).is_some()).collect();
+    assert_eq!(known, [false, true, true]);
+}

@@ -15,7 +15,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::files;
-use super::handshakes::{Handshakes, Outcome};
+use super::handshakes::{Handshakes, Outcome, Place};
+use super::threads::{self, Threads};
 use super::{ClientCertificate, Offer, Protection, TlsError};
 use crate::config::{Tls, TlsMode};
 use crate::metrics::Listener;
@@ -30,6 +31,7 @@ pub(crate) struct Acceptor {
     mode: TlsMode,
     timeout: Duration,
     handshakes: Arc<Handshakes>,
+    threads: Arc<Threads>,
     in_use: RwLock<InUse>,
 }
 
@@ -86,9 +88,10 @@ impl Acceptor {
         tls: &Tls,
         timeout: Duration,
         handshakes: Arc<Handshakes>,
+        threads: Arc<Threads>,
     ) -> Result<Self, TlsError> {
         let in_use = RwLock::new(InUse::read(tls, listener)?);
-        Ok(Self { listener, mode: tls.mode, timeout, handshakes, in_use })
+        Ok(Self { listener, mode: tls.mode, timeout, handshakes, threads, in_use })
     }
 
     /// Reads the files again, for connections that come from now on.
@@ -127,7 +130,7 @@ impl Acceptor {
         }
     }
 
-    /// Shakes hands. A client that says nothing holds no place meanwhile.
+    /// Shakes hands, on a thread that serves nobody else. A client that says nothing holds no place meanwhile.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
@@ -139,27 +142,37 @@ impl Acceptor {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(HandshakeError::Timeout),
         }
-        let mut place = self.handshakes.begin(self.listener);
+        let place = self.handshakes.begin(self.listener);
         let config = self.in_use.read().config.clone();
-        // On the heap, so that it goes when it is over: the connection's own memory lasts as long as the session.
-        let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream)));
-        let result = tokio::select! {
-            biased;
-            result = handshake => match result {
-                Ok(result) => result.map_err(HandshakeError::from),
-                Err(_) => Err(HandshakeError::Timeout),
-            },
-            () = place.displaced() => Err(HandshakeError::Displaced),
-        };
-        place.end(match &result {
-            Ok(_) => Outcome::Done,
-            Err(HandshakeError::Timeout) => Outcome::Timeout,
-            Err(HandshakeError::Displaced) => Outcome::Displaced,
-            Err(_) => Outcome::Failed,
-        });
-        let stream = result?;
+        let mut stream = self.threads.run(shake(config, stream.into_std()?, deadline, place)).await??;
+        threads::bring_back(stream.get_mut().0)?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.map(|der| Arc::new(ClientCertificate::read(der)));
         Ok((stream, Protection { is_encrypted: true, certificate }))
     }
+}
+
+/// One handshake, to its end or the deadline.
+async fn shake(
+    config: Arc<ServerConfig>,
+    stream: std::net::TcpStream,
+    deadline: Instant,
+    mut place: Place,
+) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    let stream = TcpStream::from_std(stream)?;
+    let result = tokio::select! {
+        biased;
+        result = timeout_at(deadline, TlsAcceptor::from(config).accept(stream)) => match result {
+            Ok(result) => result.map_err(HandshakeError::from),
+            Err(_) => Err(HandshakeError::Timeout),
+        },
+        () = place.displaced() => Err(HandshakeError::Displaced),
+    };
+    place.end(match &result {
+        Ok(_) => Outcome::Done,
+        Err(HandshakeError::Timeout) => Outcome::Timeout,
+        Err(HandshakeError::Displaced) => Outcome::Displaced,
+        Err(_) => Outcome::Failed,
+    });
+    result
 }

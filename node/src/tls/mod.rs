@@ -1,6 +1,6 @@
 //! TLS for every stream listener, and for the node's own calls.
 //!
-//! Owns reading certificates and keys, what is accepted from a client, how many handshakes run at once, and the exchange
+//! Owns reading certificates and keys, what is accepted from a client, how many handshakes run at once and where, and the exchange
 //! of certificates under living sessions. It must not know what is spoken inside: listeners are given a stream.
 
 mod acceptor;
@@ -10,6 +10,7 @@ pub mod dev_certs;
 mod files;
 mod handshakes;
 pub mod https;
+mod threads;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +19,8 @@ pub(crate) use acceptor::{Acceptor, HandshakeError, Opening};
 pub use certificate::ClientCertificate;
 pub use files::TlsError;
 pub(crate) use handshakes::{Handshakes, Outcome};
+
+use threads::Threads;
 
 use crate::config::{Config, Tls, TlsMode};
 use crate::metrics::{Listener, Metrics};
@@ -54,9 +57,11 @@ impl Acceptors {
     pub(crate) fn load(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, (String, TlsError)> {
         let limits = &config.limits.tls;
         let handshakes = Arc::new(Handshakes::new(limits.max_handshakes, metrics.clone()));
+        let threads = Arc::new(Threads::new());
         let acceptor = |listener, tls| {
             let Some(tls) = in_use(tls) else { return Ok(None) };
-            let acceptor = Acceptor::new(listener, tls, limits.handshake_timeout, handshakes.clone());
+            let acceptor =
+                Acceptor::new(listener, tls, limits.handshake_timeout, handshakes.clone(), threads.clone());
             match acceptor {
                 Ok(acceptor) => Ok(Some(Arc::new(acceptor))),
                 Err(error) => Err((format!("{}.{}", section(listener), error.key()), error)),

@@ -1,8 +1,9 @@
 //! The healthy ones: pairs of a publisher and a subscriber that measure how long messages take.
 //!
 //! Owns two threads, one for all publishers and one for all subscribers, so that the generator costs
-//! little beside the node. Every message carries its number, the time at which it was sent and the phase in
-//! which that was.
+//! little beside the node. Every message carries its number, the time at which it was due and the phase in which it
+//! was sent: a publisher that was held up counts the time as its messages' own, or those that waited longest would
+//! be missing from the percentiles.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -28,11 +29,13 @@ const PAYLOAD_BYTES: usize = 35;
 /// The phases of a part; latencies are kept apart by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Begins; not reported.
+    /// Begins, or comes to rest; not reported.
     Warmup,
     /// The ninth subscriber reads.
     Before,
-    /// It has stopped, and its queue fills.
+    /// Something else on the machine is under attack.
+    Control,
+    /// It has stopped, and its queue fills; or the attack goes on.
     Filling,
     /// It is cut, or its oldest messages are skipped.
     Skipped,
@@ -113,8 +116,8 @@ fn publish(
     let mut due = Instant::now();
     loop {
         let is_last = stop.load(Ordering::Relaxed);
+        let micros = due.saturating_duration_since(epoch).as_micros();
         for (pair, publisher) in publishers.iter_mut().enumerate() {
-            let micros = epoch.elapsed().as_micros();
             let phase = phase.load(Ordering::Relaxed);
             let phase = if is_last { LAST } else { phase };
             let line = format!("PUB pair.{pair} {PAYLOAD_BYTES}\r\n{number:016} {micros:016} {phase}\r\n");

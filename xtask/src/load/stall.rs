@@ -119,6 +119,7 @@ fn report(pairs: &mut Outcome, phases: &[Phase]) {
         let name = match phase {
             Phase::Warmup => "beginning",
             Phase::Before => "before, all read",
+            Phase::Control => "elsewhere",
             Phase::Filling => "while the queue fills",
             Phase::Skipped => "while the oldest are skipped",
             Phase::After => "after",

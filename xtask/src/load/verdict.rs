@@ -42,6 +42,10 @@ impl Latencies {
         self.0.push(u32::try_from(micros).unwrap_or(u32::MAX));
     }
 
+    pub fn add(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     pub fn count(&self) -> usize {
         self.0.len()
     }

@@ -57,9 +57,12 @@ fn run(session: &mut Session, upstream: &mut Recorder, pieces: &[&[u8]]) -> Resu
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
-        let progress = session.receive(&buffer, upstream)?;
-        assert!(progress.needed == 0 || progress.needed > buffer.len() - progress.consumed);
-        buffer.drain(..progress.consumed);
+        while {
+            let progress = session.receive(&buffer, upstream)?;
+            assert!(progress.needed == 0 || progress.needed > buffer.len() - progress.consumed);
+            buffer.drain(..progress.consumed);
+            progress.is_spent
+        } {}
     }
     Ok(())
 }
@@ -79,6 +82,32 @@ fn a_session_is_verbose_until_connect_says_otherwise() {
     assert_eq!(answer("SUB a 1\r\nPING\r\n").0, "+OK\r\nPONG\r\n");
     assert_eq!(answer("CONNECT {}\r\nUNSUB 1\r\n").0, "+OK\r\n+OK\r\n");
     assert_eq!(answer(&format!("{CONNECT}SUB a 1\r\nPUB a 1\r\nx\r\nUNSUB 1\r\n")).0, "");
+}
+
+#[test]
+fn what_costs_much_is_taken_a_turn_at_a_time() {
+    // What a turn takes of each, and that the rest comes in the next one, in order.
+    for (operation, in_a_turn) in
+        [("PING\r\n", 256), ("SUB a 1\r\n", 64), ("UNSUB 1\r\n", 64), ("CONNECT {}\r\n", 8)]
+    {
+        let input = operation.repeat(in_a_turn + 1);
+        let (mut session, mut upstream) = (session(), Recorder::default());
+        let progress = session.receive(input.as_bytes(), &mut upstream).unwrap();
+        let expected = Progress { consumed: in_a_turn * operation.len(), needed: 0, is_spent: true };
+        assert_eq!(progress, expected, "{operation}");
+        let rest = &input.as_bytes()[progress.consumed..];
+        let expected = Progress { consumed: rest.len(), needed: 0, is_spent: false };
+        assert_eq!(session.receive(rest, &mut upstream), Ok(expected), "{operation}");
+    }
+    // What is refused costs, and what is delivered does not.
+    let input = "PUB a 0\r\n\r\n".repeat(1_000);
+    let mut upstream = Recorder::default();
+    let progress = session().receive(input.as_bytes(), &mut upstream).unwrap();
+    assert_eq!((progress.consumed, progress.is_spent), (input.len(), false));
+    let mut upstream =
+        Recorder { verdict: Some(Published::Refused(Refusal::NoPermission)), ..Recorder::default() };
+    let progress = session().receive(input.as_bytes(), &mut upstream).unwrap();
+    assert_eq!((progress.consumed, progress.is_spent), (256 * 11, true));
 }
 
 #[test]

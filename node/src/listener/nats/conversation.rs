@@ -2,7 +2,6 @@
 //!
 //! Owns what the session asks of the node. It must not read or write sockets; the drivers do.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +17,7 @@ use waymeet_core::permissions::Access;
 use waymeet_core::{Filter, Headers, Message, Subject};
 
 use super::login::{Entrance, Proof};
+use super::subscriptions::Subscriptions;
 use crate::budget::Budget;
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener, SessionGuard};
@@ -32,6 +32,9 @@ use crate::tls::{Offer, Protection};
 pub(crate) const PROTOCOL_VERSION: &str = "2.15.1";
 /// How many subscriptions of a session that ends go before others on the thread are served: about a millisecond's worth.
 const LEAVING_AT_ONCE: usize = 256;
+/// How many subscriptions make their plans stale one by one when a client changes its options. Beyond it all plans go stale,
+/// which costs others a match for each subject, and not this thread a lock for each of 100,000 subscriptions with each CONNECT.
+const REFRESHED_ONE_BY_ONE: usize = 64;
 /// NATS, as far as an outbox must know it.
 pub(crate) static PROTOCOL: Protocol =
     Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
@@ -52,13 +55,11 @@ struct Client {
     entry: Option<Entry>,
     /// When the PING was sent whose PONG has not come.
     pinged: Option<Instant>,
-    subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
+    subscriptions: Subscriptions,
     /// What remains of them while the session ends.
     leaving: Vec<Arc<Subscription>>,
     /// When the table is this long, subscriptions that have ended by themselves are swept out.
     sweep_at: usize,
-    /// Operations of this batch that were refused.
-    refused: u32,
 }
 
 /// A batch of one client's operations.
@@ -110,10 +111,9 @@ impl Conversation {
             entrance,
             entry: Some(entry),
             pinged: None,
-            subscriptions: HashMap::new(),
+            subscriptions: Subscriptions::default(),
             leaving: Vec::new(),
             sweep_at: 16,
-            refused: 0,
         };
         let counted = shared.metrics.session(listener);
         tracing::debug!(session = origin.session, %peer, listener = listener.as_str(), "session begins");
@@ -165,11 +165,6 @@ impl Conversation {
         (result, pressed)
     }
 
-    /// How many operations were refused since this was last asked.
-    pub(super) fn take_refused(&mut self) -> u32 {
-        std::mem::take(&mut self.client.refused)
-    }
-
     /// Whether the client's login is being verified. Nothing is to be read from it until then.
     pub(super) fn is_pending(&self) -> bool {
         self.session.is_pending()
@@ -197,13 +192,12 @@ impl Conversation {
             if !batch.client.entrance.still_holds(&batch.client.node.shared.auth) {
                 return Err(session.expel(batch));
             }
-            let is_lost = |subscription: &Subscription| subscription.access() == Access::None;
-            let lost = batch.client.subscriptions.iter().filter(|(_, subscription)| is_lost(subscription));
-            let lost: Vec<_> = lost.map(|(sid, subscription)| (sid.clone(), subscription.clone())).collect();
-            for (sid, subscription) in lost {
+            let is_lost = |subscription: &&Arc<Subscription>| subscription.access() == Access::None;
+            let lost: Vec<_> = batch.client.subscriptions.iter().filter(is_lost).cloned().collect();
+            for subscription in lost {
                 batch.client.node.shared.exchange.unsubscribe(&subscription);
-                batch.client.subscriptions.remove(&sid);
-                session.revoke(&sid, subscription.filter.as_filter(), batch);
+                batch.client.subscriptions.remove(&subscription.sid);
+                session.revoke(&subscription.sid, subscription.filter.as_filter(), batch);
             }
             Ok(())
         })
@@ -225,7 +219,7 @@ impl Conversation {
     /// meanwhile. What waits to be written goes first.
     pub(super) async fn leave(&mut self) {
         self.client.outbox.flush();
-        self.client.leaving.extend(self.client.subscriptions.drain().map(|(_, subscription)| subscription));
+        self.client.leaving.extend(self.client.subscriptions.drain());
         while !self.client.leaving.is_empty() {
             let keep = self.client.leaving.len().saturating_sub(LEAVING_AT_ONCE);
             for subscription in self.client.leaving.drain(keep..) {
@@ -240,9 +234,8 @@ impl Conversation {
     /// Ends the conversation: its subscriptions go, and what was not written is counted under `reason`.
     pub(super) fn end(&mut self, reason: DropReason, why: &dyn std::fmt::Display) {
         let shared = &self.client.node.shared;
-        let subscribed = self.client.subscriptions.drain().map(|(_, subscription)| subscription);
         // Some are left when the task was dropped while it left.
-        for subscription in subscribed.chain(self.client.leaving.drain(..)) {
+        for subscription in self.client.subscriptions.drain().chain(self.client.leaving.drain(..)) {
             shared.exchange.unsubscribe(&subscription);
         }
         self.client.outbox.flush();
@@ -303,7 +296,7 @@ impl Upstream for Batch<'_> {
         match self.publisher.publish(self.client.origin, message) {
             Verdict::Matched => Published::Matched,
             Verdict::Unmatched => Published::Unmatched,
-            Verdict::Refused(reason) => Published::Refused(self.client.refuse(reason)),
+            Verdict::Refused(reason) => Published::Refused(refusal(reason)),
         }
     }
 
@@ -326,7 +319,6 @@ impl Upstream for Batch<'_> {
             Refusal::RateLimited => DropReason::RateLimited,
             Refusal::Draining => DropReason::Draining,
         };
-        self.client.refuse(reason);
         self.client.node.metrics().rejected(self.client.origin.listener, reason);
     }
 
@@ -340,7 +332,6 @@ impl Upstream for Batch<'_> {
         }
         client.sweep();
         if client.subscriptions.len() >= client.node.shared.config.limits.max_subscriptions_per_session {
-            client.refuse(DropReason::Overloaded);
             return Err(Refusal::TooManySubscriptions);
         }
         let outbox = Outbox::Wire(client.outbox.clone());
@@ -350,7 +341,7 @@ impl Upstream for Batch<'_> {
             return Err(Refusal::NoPermission);
         }
         client.node.shared.exchange.subscribe(&subscription);
-        client.subscriptions.insert(sid.into(), subscription);
+        client.subscriptions.insert(subscription);
         Ok(())
     }
 
@@ -382,8 +373,11 @@ impl Upstream for Batch<'_> {
             entry.session().belongs_to(&client.entrance.user());
         }
         if client.outbox.set_options(options.headers, options.echo, options.no_responders) {
-            for subscription in client.subscriptions.values() {
-                client.node.shared.exchange.refresh(subscription);
+            let exchange = &client.node.shared.exchange;
+            if client.subscriptions.len() > REFRESHED_ONE_BY_ONE {
+                exchange.refresh_all();
+            } else {
+                client.subscriptions.iter().for_each(|subscription| exchange.refresh(subscription));
             }
         }
     }
@@ -409,25 +403,24 @@ impl Upstream for Batch<'_> {
 }
 
 impl Client {
-    /// Counts a refused operation; returns how the session names the reason.
-    #[cold]
-    fn refuse(&mut self, reason: DropReason) -> Refusal {
-        self.refused = self.refused.saturating_add(1);
-        match reason {
-            DropReason::Invalid => Refusal::Invalid,
-            DropReason::NoPermission => Refusal::NoPermission,
-            DropReason::PayloadTooLarge => Refusal::PayloadTooLarge,
-            DropReason::RateLimited => Refusal::RateLimited,
-            _ => Refusal::Draining,
-        }
-    }
-
     /// Forgets subscriptions that ended because they had received enough. The table is gone through only
     /// when it has doubled, so that this costs little however many there are.
     fn sweep(&mut self) {
         if self.subscriptions.len() >= self.sweep_at {
-            self.subscriptions.retain(|_, subscription| subscription.is_active());
+            self.subscriptions.retain(Subscription::is_active);
             self.sweep_at = (self.subscriptions.len() * 2).max(16);
         }
+    }
+}
+
+/// How the session names the reason for which a publication was refused.
+#[cold]
+fn refusal(reason: DropReason) -> Refusal {
+    match reason {
+        DropReason::Invalid => Refusal::Invalid,
+        DropReason::NoPermission => Refusal::NoPermission,
+        DropReason::PayloadTooLarge => Refusal::PayloadTooLarge,
+        DropReason::RateLimited => Refusal::RateLimited,
+        _ => Refusal::Draining,
     }
 }

@@ -53,11 +53,8 @@ impl End {
     }
 }
 
-/// How much is read at once of a client whose last batch was mostly refused. Each refusal is answered, so that a full
-/// read of them would keep the others on the thread waiting for milliseconds.
-const REFUSED_READ_BYTES: usize = 8 * 1_024;
-/// From how many refused operations on a batch counts as that.
-const MANY_REFUSED: u32 = 64;
+/// How much is read at once of a client whose last read did not fit into one turn, so that little of it has to be kept.
+const COSTLY_READ_BYTES: usize = 8 * 1_024;
 
 /// The reading half of a connection. Owns memory only while an operation is incomplete.
 #[derive(Default)]
@@ -68,8 +65,10 @@ pub(super) struct Inbound {
     needed: usize,
     /// Its room in the node's memory budget.
     arriving: Option<Arriving>,
-    /// The last batch was mostly refused.
-    is_refused: bool,
+    /// What was left over has not been looked at, because the client's turn was over.
+    is_waiting: bool,
+    /// The last read was too much for one turn.
+    is_costly: bool,
 }
 
 /// What a batch leaves to be done before the next one is read.
@@ -95,7 +94,7 @@ impl After {
 }
 
 impl Inbound {
-    /// Reads once and carries out every whole operation that is there then.
+    /// Reads once and carries out every whole operation that is there then, or what the last turn has left of it.
     pub(super) fn poll_batch<R: AsyncRead>(
         &mut self,
         reader: Pin<&mut R>,
@@ -105,11 +104,17 @@ impl Inbound {
         if self.needed > buffers::READ_BYTES {
             return self.poll_large(reader, cx, conversation);
         }
+        if self.is_waiting {
+            let input = std::mem::take(&mut self.left_over);
+            let result = self.carry_out(&input, true, conversation);
+            buffers::give_back(input);
+            return Poll::Ready(result);
+        }
         buffers::with_read_buffer(|buffer| {
             // What was left over goes first, so that the parser sees one piece. It is shorter than the
             // buffer, because it is shorter than what is needed.
             let kept = self.left_over.len();
-            let end = if self.is_refused { kept + REFUSED_READ_BYTES } else { buffers::READ_BYTES };
+            let end = if self.is_costly { kept + COSTLY_READ_BYTES } else { buffers::READ_BYTES };
             let mut space = ReadBuf::new(&mut buffer[kept..end.min(buffers::READ_BYTES)]);
             ready!(reader.poll_read(cx, &mut space))?;
             let read = space.filled().len();
@@ -118,7 +123,9 @@ impl Inbound {
             }
             let more = space.remaining() == 0;
             buffer[..kept].copy_from_slice(&self.left_over);
-            Poll::Ready(self.carry_out(&buffer[..kept + read], more, conversation))
+            let result = self.carry_out(&buffer[..kept + read], more, conversation);
+            self.is_costly = self.is_waiting;
+            Poll::Ready(result)
         })
     }
 
@@ -150,14 +157,14 @@ impl Inbound {
     fn carry_out(&mut self, input: &[u8], more: bool, conversation: &mut Conversation) -> Result<After, End> {
         let (result, pressed) = conversation.receive(input);
         let progress = result?;
-        self.is_refused = conversation.take_refused() > MANY_REFUSED;
         self.needed = progress.needed;
         let rest = &input[progress.consumed..];
+        self.is_waiting = progress.is_spent && !rest.is_empty();
         self.take_room(rest.len(), conversation)?;
         self.keep(rest);
         Ok(match pressed {
             Some(subscriber) => After::SlowDown(subscriber),
-            None if more => After::Yield,
+            None if more || progress.is_spent => After::Yield,
             None => After::ReadOn,
         })
     }

@@ -9,6 +9,7 @@ mod inbound;
 mod login;
 mod socket;
 mod stream;
+mod subscriptions;
 mod upgrade;
 
 use std::net::SocketAddr;

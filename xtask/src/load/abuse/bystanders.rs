@@ -1,6 +1,7 @@
-//! Those who want no harm: pairs of NATS clients, an HTTP client, and a look at the node's memory.
+//! Those who want no harm: pairs of NATS clients, HTTP clients, and a look at the node's memory.
 //!
-//! Owns their threads. It must not know what happens to the node meanwhile.
+//! Owns their threads. It must not know what happens to the node meanwhile. All of them work at a fixed rate and measure
+//! from when a thing was due.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -17,23 +18,29 @@ use crate::load::pairs::{Pairs, Phase};
 use crate::load::verdict::Latencies;
 use crate::process;
 
-/// How often the HTTP client asks.
-const ASK_EVERY: Duration = Duration::from_millis(2);
+/// HTTP clients, and how often each asks. One alone would fall behind as soon as an answer took longer than the time between
+/// two requests, and be late for the rest of the phase.
+const ASKERS: u32 = 4;
+const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How often the memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const WARMUP: Duration = Duration::from_millis(500);
 const PANICKED: &str = "a thread of the load generator panicked";
 
-/// Before, during and after.
-type Phases = [Latencies; 3];
+/// What is measured, in the order of the table.
+pub const MEASURED: [Phase; 4] = [Phase::Before, Phase::Control, Phase::Filling, Phase::After];
+/// One more than the greatest [`Phase`].
+const PHASES: usize = Phase::After as usize + 1;
 
 /// What the bystanders have seen.
 pub struct Seen {
     pub memory_before: u64,
     pub memory_most: u64,
     pub memory_after: u64,
-    pub nats: Phases,
-    pub http: Phases,
+    /// The node's, during the attack; whoever measures it says so.
+    pub cpu_percent: u32,
+    /// By [`MEASURED`].
+    pub nats: [Latencies; 4],
+    pub http: [Latencies; 4],
     pub sent: u64,
     pub heard: u64,
     pub asked: u64,
@@ -45,14 +52,15 @@ pub struct Bystanders {
     phase: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     pairs: Pairs,
-    asking: JoinHandle<Result<Asked>>,
+    asking: Vec<JoinHandle<Result<Asked>>>,
     looking: JoinHandle<Result<[u64; 3]>>,
 }
 
+#[derive(Default)]
 struct Asked {
     asked: u64,
     answered: u64,
-    latencies: Phases,
+    latencies: [Latencies; PHASES],
 }
 
 impl Bystanders {
@@ -60,11 +68,14 @@ impl Bystanders {
         let (phase, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let pairs = Pairs::start(node.nats)?;
         let (http, pid) = (node.http, node.pid());
-        let asking = {
+        let begun = Instant::now();
+        let ask = |number| -> Result<_> {
             let (phase, stop) = (phase.clone(), stop.clone());
             let stream = TcpStream::connect(http)?;
-            std::thread::spawn(move || ask(stream, http, &phase, &stop))
+            let due = begun + ASK_EVERY * number / ASKERS;
+            Ok(std::thread::spawn(move || ask(stream, http, due, &phase, &stop)))
         };
+        let asking = (0..ASKERS).map(ask).collect::<Result<_>>()?;
         let looking = {
             let (phase, stop) = (phase.clone(), stop.clone());
             std::thread::spawn(move || look(pid, &phase, &stop))
@@ -72,38 +83,28 @@ impl Bystanders {
         Ok(Self { phase, stop, pairs, asking, looking })
     }
 
-    /// Measures while nothing happens.
-    pub fn before(&self, time: Duration) {
-        std::thread::sleep(WARMUP);
-        self.pairs.enter(Phase::Before);
-        std::thread::sleep(time);
+    /// Says what goes on from here.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as usize, Ordering::Relaxed);
+        self.pairs.enter(phase);
     }
 
-    /// From here on it is the attack that is measured.
-    pub fn attacked(&self) {
-        self.phase.store(1, Ordering::Relaxed);
-        self.pairs.enter(Phase::Filling);
-    }
-
-    /// Measures when it is over.
-    pub fn after(&self, time: Duration) {
-        self.phase.store(2, Ordering::Relaxed);
-        self.pairs.enter(Phase::After);
-        std::thread::sleep(time);
-    }
-
+    /// Stops, and tells what was seen.
     pub fn finish(self) -> Result<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        let asked = self.asking.join().ok().context(PANICKED)??;
+        let mut asked = Asked::default();
+        for asking in self.asking {
+            asked.add(asking.join().ok().context(PANICKED)??);
+        }
         let [memory_before, memory_most, memory_after] = self.looking.join().ok().context(PANICKED)??;
         let mut pairs = self.pairs.finish()?;
-        let nats = [Phase::Before, Phase::Filling, Phase::After].map(|phase| std::mem::take(pairs.of(phase)));
         Ok(Seen {
             memory_before,
             memory_most,
             memory_after,
-            nats,
-            http: asked.latencies,
+            cpu_percent: 0,
+            nats: MEASURED.map(|phase| std::mem::take(pairs.of(phase))),
+            http: MEASURED.map(|phase| std::mem::take(&mut asked.latencies[phase as usize])),
             sent: pairs.sent,
             heard: pairs.received,
             asked: asked.asked,
@@ -112,34 +113,46 @@ impl Bystanders {
     }
 }
 
+impl Asked {
+    fn add(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.latencies.iter_mut().zip(other.latencies).for_each(|(all, more)| all.add(more));
+    }
+}
+
 /// Asks whether the node is well, on one connection, until it is to stop.
-fn ask(mut stream: TcpStream, host: SocketAddr, phase: &AtomicUsize, stop: &AtomicBool) -> Result<Asked> {
+fn ask(
+    mut stream: TcpStream,
+    host: SocketAddr,
+    mut due: Instant,
+    phase: &AtomicUsize,
+    stop: &AtomicBool,
+) -> Result<Asked> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    let mut outcome = Asked { asked: 0, answered: 0, latencies: Phases::default() };
-    let begun = Instant::now();
+    let mut outcome = Asked::default();
     while !stop.load(Ordering::Relaxed) {
-        let (phase, sent) = (phase.load(Ordering::Relaxed), Instant::now());
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let phase = phase.load(Ordering::Relaxed);
         stream.write_all(request.as_bytes())?;
         outcome.asked += 1;
         let answer = clients::read_until(&mut stream, b"\"ok\"}")?;
         outcome.answered += u64::from(answer.starts_with(b"HTTP/1.1 200 "));
-        // The first requests meet what the node allocates once.
-        if begun.elapsed() > WARMUP {
-            outcome.latencies[phase].record(sent.elapsed().as_micros() as u64);
-        }
-        std::thread::sleep(ASK_EVERY);
+        outcome.latencies[phase].record(due.elapsed().as_micros() as u64);
+        due += ASK_EVERY;
     }
     Ok(outcome)
 }
 
-/// The node's memory: the last before the attack, the most from then on, and the last of all.
+/// The node's memory: the last before it is attacked, the most from then on, and the last of all.
 fn look(pid: u32, phase: &AtomicUsize, stop: &AtomicBool) -> Result<[u64; 3]> {
     let [mut before, mut most, mut after] = [0; 3];
     while !stop.load(Ordering::Relaxed) {
         after = process::memory_bytes(pid).context("the node is gone")?;
-        if phase.load(Ordering::Relaxed) == 0 {
+        let phase = phase.load(Ordering::Relaxed);
+        if [Phase::Before as usize, Phase::Control as usize].contains(&phase) {
             before = after;
         }
         most = most.max(after);

@@ -119,10 +119,14 @@ pub fn wildcards(target: &Target) -> Result<Findings> {
 /// Reads and throws away; how many bytes it was.
 fn read_for(stream: &mut TcpStream, time: Duration) -> Result<usize> {
     let (begun, mut chunk, mut heard) = (Instant::now(), vec![0; 1 << 18], 0);
+    // The other node has nothing to say.
+    stream.set_read_timeout(Some(PAUSE))?;
     while begun.elapsed() < time {
-        match stream.read(&mut chunk)? {
-            0 => anyhow::bail!("the node closed the session"),
-            read => heard += read,
+        match stream.read(&mut chunk) {
+            Ok(0) => anyhow::bail!("the node closed the session"),
+            Ok(read) => heard += read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(heard)

@@ -1,29 +1,35 @@
 //! Abuse: what a node and its other clients notice of somebody who means them harm.
 //!
-//! Owns the list of attacks, each one's budget of memory, and the table. Each attack has a node of its own. While it
-//! runs, `bystanders` measure. That the node lives, that nobody else loses anything and that its memory stays within the
-//! budget decides; latencies are printed. The attackers' threads have the lowest priority, as they would be on other
-//! machines.
+//! Owns the list of attacks, each one's budget of memory, and the order of a round. Each round has a node of its own, whose
+//! `bystanders` measure: before, while the same attack is made against another node beside it (the control: what the machine
+//! and the attacker themselves cost), during the attack, and after it. That the node lives, that nobody else loses anything,
+//! that its memory stays within the budget and that the others' p99 at most doubles decides.
 
 mod bystanders;
+mod cores;
 mod flood;
 mod handshakes;
 mod noise;
 mod silence;
+mod table;
 mod target;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::pairs::Phase;
 use super::verdict::Checks;
+use crate::process;
 use bystanders::{Bystanders, Seen};
+use cores::Cores;
+use table::Row;
 use target::{Setup, Target};
 
-/// How long others are measured before and after an attack.
-const CALM: Duration = Duration::from_secs(2);
-/// How long the node gets to let go of what the attack left.
+/// How long others are measured before and after an attack, and at least during one.
+const CALM: Duration = Duration::from_secs(3);
+/// How long the node gets to allocate what it needs once, and to let go of what an attack left.
 const SETTLE: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 
@@ -75,60 +81,85 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ATTACKS.iter().map(|attack| attack.name)
 }
 
-/// Runs the attacks that are named, or all.
-pub fn run(program: &Path, folder: &Path, only: &[String], checks: &mut Checks) -> Result<()> {
+/// Runs the attacks that are named, or all, so many times each.
+pub fn run(program: &Path, folder: &Path, only: &[String], rounds: usize, checks: &mut Checks) -> Result<()> {
     let wanted = |attack: &&Attack| only.is_empty() || only.iter().any(|name| name == attack.name);
+    let cores = Cores::find()?;
+    cores.with_the_node()?;
     let mut rows = Vec::new();
     for attack in ATTACKS.iter().filter(wanted) {
-        println!("\n{}: {}", attack.name, attack.what);
-        match one(attack, program, folder, checks).with_context(|| attack.name) {
-            Ok(seen) => rows.push((attack, seen)),
-            // The others are run all the same.
-            Err(error) => checks.holds(&format!("{error:#}"), false),
+        let mut row = Row { name: attack.name, rounds: Vec::with_capacity(rounds) };
+        for round in 1..=rounds {
+            println!("\n{}, round {round} of {rounds}: {}", attack.name, attack.what);
+            let round_of = Round { attack, program, folder, cores };
+            match round_of.run(checks).with_context(|| attack.name) {
+                Ok(seen) => row.rounds.push(seen),
+                // The others are run all the same.
+                Err(error) => checks.holds(&format!("{error:#}"), false),
+            }
         }
+        rows.push(row);
     }
-    table(&mut rows);
+    table::print(&mut rows, checks);
     Ok(())
 }
 
-fn one(attack: &Attack, program: &Path, folder: &Path, checks: &mut Checks) -> Result<Seen> {
-    let target = Target::start(program, folder, attack.setup)?;
-    let bystanders = Bystanders::start(&target.node)?;
-    bystanders.before(CALM);
-    bystanders.attacked();
-    let run = || {
-        // Where it cannot be had, the attack costs the others more than it should.
-        let _ = rustix::process::nice(19);
-        (attack.run)(&target)
-    };
-    let findings = std::thread::scope(|scope| scope.spawn(run).join());
-    std::thread::sleep(SETTLE);
-    bystanders.after(CALM);
-    let seen = bystanders.finish()?;
-    for (what, is_so) in findings.ok().context("the attack panicked")?? {
-        checks.holds(&what, is_so);
-    }
-    let grown = seen.memory_most.saturating_sub(seen.memory_before);
-    let what = format!("memory grew by {} MiB of {} at most", grown / MIB, attack.budget_bytes / MIB);
-    checks.holds(&what, grown <= attack.budget_bytes);
-    checks.equal("messages of the others heard, in order", seen.heard, seen.sent);
-    checks.equal("HTTP requests of the others answered", seen.answered, seen.asked);
-    checks.holds("the node answers", target.node.counters().is_ok());
-    Ok(seen)
+/// One time that one attack is made.
+struct Round<'a> {
+    attack: &'static Attack,
+    program: &'a Path,
+    folder: &'a Path,
+    cores: Cores,
 }
 
-fn table(rows: &mut [(&Attack, Seen)]) {
-    println!("\nMemory in MiB, p99 in us: before, during, after");
-    println!("  {:<14} {:^20} {:^30} {:^30}", "", "memory", "NATS p99", "HTTP p99");
-    for (attack, seen) in rows {
-        let memory = [seen.memory_before, seen.memory_most, seen.memory_after];
-        let [before, most, after] = memory.map(|bytes| bytes / MIB);
-        print!("  {:<14} {before:>6} {most:>6} {after:>6} ", attack.name);
-        for latencies in [&mut seen.nats, &mut seen.http] {
-            let [before, during, after] = latencies.each_mut().map(|phase| phase.percentile(0.99));
-            let times = f64::from(during) / f64::from(before).max(1.0);
-            print!(" {before:>7} {during:>7} {after:>7} {times:>5.1}x");
+impl Round<'_> {
+    fn run(&self, checks: &mut Checks) -> Result<Seen> {
+        let Self { attack, program, folder, .. } = *self;
+        let target = Target::start(program, folder, attack.setup)?;
+        let other = Target::start(program, &folder.join("other"), attack.setup)?;
+        let bystanders = Bystanders::start(&target.node)?;
+        std::thread::sleep(SETTLE);
+        bystanders.enter(Phase::Before);
+        std::thread::sleep(CALM);
+        println!("  against another node:");
+        bystanders.enter(Phase::Control);
+        self.make(&other)?;
+        bystanders.enter(Phase::Warmup);
+        std::thread::sleep(SETTLE);
+        println!("  against this node:");
+        let (begun, cpu) = (Instant::now(), process::cpu_seconds(target.node.pid())?);
+        bystanders.enter(Phase::Filling);
+        let findings = self.make(&target)?;
+        let cpu = process::cpu_seconds(target.node.pid())? - cpu;
+        let cpu_percent = (cpu / begun.elapsed().as_secs_f64() * 100.0) as u32;
+        bystanders.enter(Phase::Warmup);
+        std::thread::sleep(SETTLE);
+        bystanders.enter(Phase::After);
+        std::thread::sleep(CALM);
+        let seen = Seen { cpu_percent, ..bystanders.finish()? };
+        for (what, is_so) in findings {
+            checks.holds(&what, is_so);
         }
-        println!();
+        let grown = seen.memory_most.saturating_sub(seen.memory_before);
+        let what = format!("memory grew by {} MiB of {} at most", grown / MIB, attack.budget_bytes / MIB);
+        checks.holds(&what, grown <= attack.budget_bytes);
+        checks.equal("messages of the others heard, in order", seen.heard, seen.sent);
+        checks.equal("HTTP requests of the others answered", seen.answered, seen.asked);
+        checks.holds("the node answers", target.node.counters().is_ok());
+        Ok(seen)
+    }
+
+    /// Makes the attack, on the attacker's core. One that is over too soon for a p99 is made again.
+    fn make(&self, target: &Target) -> Result<Findings> {
+        let attack = || {
+            self.cores.apart()?;
+            let begun = Instant::now();
+            let mut findings = (self.attack.run)(target)?;
+            while begun.elapsed() < CALM {
+                findings = (self.attack.run)(target)?;
+            }
+            Ok(findings)
+        };
+        std::thread::scope(|scope| scope.spawn(attack).join()).ok().context("the attack panicked")?
     }
 }
