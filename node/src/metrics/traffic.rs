@@ -3,8 +3,8 @@
 //! Owns the counters of messages, bytes, drops and sessions by listener, and their families. It must not decide what
 //! is counted.
 //!
-//! The vectors of the prometheus crate keep half a kilobyte for each of these two hundred counters, which is more than
-//! all other memory of a node that has just started. They are numbers in a row here, and get their names when they are read.
+//! The vectors of the prometheus crate keep some half a kilobyte for each of these two hundred counters, in every node from
+//! its start on. They are numbers in a row here, and get their names when they are read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
