@@ -273,6 +273,30 @@ fn a_node_that_has_just_joined_is_answered_from_its_first_request_on() {
 }
 
 #[test]
+fn a_message_is_not_ahead_of_the_news_that_its_receiver_has_come() {
+    // The node in the middle passes the news on at once, and computes its graph later than those who hear it from there.
+    for queue in [None, Some("workers")] {
+        let mut network = network(&[(0, 1)]);
+        let late = network.add();
+        network.subscribe(late, 1, "t", queue);
+        network.run_for(QUIET);
+        network.connect(late, 1);
+        while network.mesh(0).known().0 < 3 {
+            network.step();
+        }
+        network.node(1).lateness = Duration::from_millis(20);
+        let mut attempts = 0;
+        while network.publish_text(0, "t", "x").links == 0 {
+            attempts += 1;
+            assert!(attempts < 100_000, "the receiver never became known");
+            network.run_for(Duration::from_micros(20));
+        }
+        network.run_for(QUIET);
+        assert_eq!(payloads(&mut network, late), ["x"], "{queue:?}");
+    }
+}
+
+#[test]
 fn a_reply_whose_asker_is_gone_is_counted_where_its_way_ends() {
     let mut network = network(&[(0, 1), (1, 2)]);
     network.subscribe(0, 1, "service", None);

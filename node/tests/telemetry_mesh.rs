@@ -64,7 +64,7 @@ async fn an_answer_finds_its_trace_over_nodes_that_record_nothing() {
     // The answer finds its way once its node knows of the porch as well.
     reaches(&nodes[2], 3, 0).await;
     let answer = send(&porch, request("POST", "/req/ask/time", &[CONTEXT], b"hi")).await;
-    assert_eq!(&answer.body[..], b"HI");
+    assert_eq!(&answer.body[..], b"HI", "{answer:?}");
     let spans = collector.spans(3).await;
     let asked = by_parent(&spans, "request ask.time", "00f067aa0ba902b7");
     // The service is on a node that knows nothing of it, and says nothing itself.

@@ -3,12 +3,12 @@
 //! Owns the order of things within a call. It must not decide what a frame means.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::limits::{REFRESH_DELAY, REFRESH_DELAY_PER_NODE, SYNC_PAUSE};
+use super::limits::{MAX_EARLY_DRAWS, REFRESH_DELAY, REFRESH_DELAY_PER_NODE, SYNC_PAUSE};
 use super::link::Phase;
 use super::local::SELF;
-use super::set::Slot;
+use super::set::{NodeSet, Slot};
 use super::tree::{Graph, Tree, UNREACHED};
 use super::wire::{self, Frame, Ping};
 use super::{CloseReason, Event, Identity, LinkId, Mesh, Upstream};
@@ -194,8 +194,13 @@ impl<I: Identity> Mesh<I> {
     }
 
     pub(super) fn graph_soon(&mut self, now: Instant) {
-        let nodes = self.nodes.len() as u32;
-        self.timers.refresh.get_or_insert(now + REFRESH_DELAY + REFRESH_DELAY_PER_NODE * nodes);
+        let due = now + REFRESH_DELAY + self.drawing_takes();
+        self.timers.refresh.get_or_insert(due);
+    }
+
+    /// What computing the graph is reckoned with: more than it takes, by far.
+    fn drawing_takes(&self) -> Duration {
+        REFRESH_DELAY_PER_NODE * self.nodes.len() as u32
     }
 
     /// The link on which this node reaches another.
@@ -206,12 +211,27 @@ impl<I: Identity> Mesh<I> {
 
     /// Computes the graph before its time when it knows no way to a node that may have one by now: a node that joined
     /// a moment ago has asked somebody, and the reply cannot wait. Between two graphs passes at least the delay
-    /// that they have for each node, so that a mesh in turmoil does not spend its time on this either.
+    /// that they have for each node, so that a mesh in turmoil does not spend its time on this either; but a few may
+    /// come at once, because all that was read together has the same time.
     pub(super) fn draw_if_unreached(&mut self, now: Instant, slot: Slot) {
-        let pause = REFRESH_DELAY_PER_NODE * self.nodes.len() as u32;
-        let is_unreached = self.own_tree.distance(slot) == UNREACHED;
-        if is_unreached && self.timers.refresh.is_some() && now >= self.timers.refreshed + pause {
+        if self.timers.refresh.is_none() || self.own_tree.distance(slot) != UNREACHED {
+            return;
+        }
+        if now >= self.timers.refreshed + self.drawing_takes() {
+            self.timers.early_draws = 0;
+        }
+        if self.timers.early_draws < MAX_EARLY_DRAWS {
+            self.timers.early_draws += 1;
             self.refresh(now);
+        }
+    }
+
+    /// As [`Mesh::draw_if_unreached`], for whoever is to receive a message: its origin knew a way when it sent it, perhaps by
+    /// the news that has just come through here.
+    pub(super) fn draw_if_any_unreached(&mut self, now: Instant, receivers: &NodeSet) {
+        if self.timers.refresh.is_some() {
+            let unreached = receivers.iter().find(|slot| self.own_tree.distance(*slot) == UNREACHED);
+            unreached.into_iter().for_each(|slot| self.draw_if_unreached(now, slot));
         }
     }
 

@@ -122,18 +122,21 @@ impl<I: Identity> Mesh<I> {
     }
 
     /// Finds the way of a message for which no node is named.
-    fn find_way(&mut self, origin: Slot, subject: Subject<'_>) {
+    fn find_way(&mut self, now: Instant, origin: Slot, subject: Subject<'_>) {
         let way = &self.way;
-        let is_same = way.origin == origin
+        let is_same = self.timers.refresh.is_none()
+            && way.origin == origin
             && way.subject == subject.as_str()
             && way.generation == Some(self.table.generations().of(way.class))
             && self.nodes.get(origin).is_some_and(|node| node.tag == way.tag);
         if is_same {
             return;
         }
+        let receivers = self.receivers(subject);
+        self.draw_if_any_unreached(now, &receivers.plain);
         let class = Generations::class(subject.as_str().as_bytes());
         let generation = self.table.generations().of(class);
-        let (tree, receivers) = (self.tree_of(origin), self.receivers(subject));
+        let tree = self.tree_of(origin);
         let way = &mut self.way;
         (way.origin, way.class, way.generation) = (origin, class, Some(generation));
         way.tag = self.nodes.get(origin).map_or(Tag(0), |node| node.tag);
@@ -157,7 +160,7 @@ impl<I: Identity> Mesh<I> {
             return Duty { scope: Some(Scope::Node), links: Vec::new(), addressed: true };
         }
         if frame.target.is_none() && frame.assignments.is_empty() {
-            self.find_way(origin, frame.message.subject);
+            self.find_way(now, origin, frame.message.subject);
             let children = self.way.children.iter().filter_map(|child| self.link_to(*child));
             let links = children.filter(|link| *link != from).collect();
             let plain = self.way.plain;
@@ -168,10 +171,12 @@ impl<I: Identity> Mesh<I> {
             let link = self.way_on(now, origin, target).filter(|link| *link != from);
             return Duty { scope: None, links: link.into_iter().collect(), addressed: false };
         }
-        let tree = self.tree_of(origin);
         let receivers = self.receivers(frame.message.subject);
+        self.draw_if_any_unreached(now, &receivers.plain);
         let chosen: Vec<Slot> =
             frame.assignments.iter().filter_map(|assignment| self.nodes.by_tag(assignment.node)).collect();
+        chosen.iter().for_each(|slot| self.draw_if_unreached(now, *slot));
+        let tree = self.tree_of(origin);
         let wanted = |branch: &&super::tree::Branch| {
             branch.below.intersects(&receivers.plain)
                 || chosen.iter().any(|slot| branch.below.contains(*slot))

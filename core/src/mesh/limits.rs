@@ -65,6 +65,8 @@ pub(super) const SYNC_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const REFRESH_DELAY: Duration = Duration::from_millis(5);
 /// See [`REFRESH_DELAY`].
 pub(super) const REFRESH_DELAY_PER_NODE: Duration = Duration::from_micros(20);
+/// How often the graph may be computed before its time within the delay for its nodes.
+pub(super) const MAX_EARLY_DRAWS: u8 = 4;
 /// How long a link that lost against its twin may still bring what was under way.
 pub(super) const RETIRED_FOR: Duration = Duration::from_secs(5);
 /// How much longer a node waits between two announcements for each node that it knows. A change after a quiet

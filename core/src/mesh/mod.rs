@@ -159,6 +159,8 @@ struct Timers {
     /// The graph is to be computed anew.
     refresh: Option<Instant>,
     refreshed: Instant,
+    /// How often it was computed before its time of late.
+    early_draws: u8,
     digest: Instant,
     forget: Instant,
 }
@@ -212,6 +214,7 @@ impl<I: Identity> Mesh<I> {
                 announced: now - config.limits.announce_interval,
                 refresh: None,
                 refreshed: now,
+                early_draws: 0,
                 digest,
                 forget: now + config.limits.forget_after,
             },

@@ -33,6 +33,14 @@ impl NodeSet {
         self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = Slot> {
+        let of_word = |(index, word): (Slot, &u64)| {
+            let word = *word;
+            (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| index * 64 + bit)
+        };
+        (0..).zip(&self.0).flat_map(of_word)
+    }
+
     /// How many slots are in both sets.
     pub(super) fn count_common(&self, other: &Self) -> u32 {
         self.0.iter().zip(&other.0).map(|(a, b)| (a & b).count_ones()).sum()
@@ -57,6 +65,7 @@ mod tests {
         other.insert(70);
         assert!(set.intersects(&other));
         assert_eq!(set.count_common(&other), 2);
+        assert_eq!(other.iter().collect::<Vec<_>>(), [3, 70, 200]);
         set.remove(3);
         set.remove(70);
         set.remove(9_999);
