@@ -162,6 +162,7 @@ impl<I: Identity> Mesh<I> {
         }
         if self.timers.digest <= now {
             self.timers.digest = now + self.limits.digest_interval;
+            self.former.forget(now);
             self.send_digests();
         }
         if self.timers.forget <= now {
@@ -239,10 +240,14 @@ impl<I: Identity> Mesh<I> {
     fn refresh(&mut self, now: Instant) {
         (self.timers.refresh, self.timers.refreshed) = (None, now);
         let changed = self.nodes.take_changed();
+        let before = self.graph.clone();
         self.graph.update(&self.nodes, &changed);
         debug_assert!(self.graph == Graph::of_all(&self.nodes), "nothing has changed unnoticed");
         self.own_tree = self.graph.own_tree(SELF);
-        self.trees.clear();
+        let trees = std::mem::take(&mut self.trees);
+        if self.graph != before {
+            self.former.remember(now, before, trees);
+        }
         self.table.graph_changed();
         let changed = |(slot, node): (Slot, &super::nodes::Node)| {
             let reached = self.own_tree.distance(slot) != UNREACHED;

@@ -253,6 +253,7 @@ impl<I: Identity> Mesh<I> {
             self.interest_bytes -= node.interest.bytes;
             self.table.forget(&mut node.interest);
             self.trees.remove(&slot);
+            self.former.clear();
             self.links.values_mut().for_each(|link| {
                 link.sync.remove(&slot);
             });

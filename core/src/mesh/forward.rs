@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::limits::{MAX_ASKERS, MAX_HOPS};
 use super::local::SELF;
-use super::set::Slot;
+use super::set::{NodeSet, Slot};
 use super::wire::{MessageFrame, is_reserved};
 use super::{Delivery, Identity, LinkId, LinkRefusal, Mesh, Passing, Scope, Tag, Taken, TraceMark, Upstream};
 use crate::message::Message;
@@ -35,6 +35,8 @@ pub(super) struct Way {
     generation: Option<Generation>,
     /// Neighbours below whom it is wanted.
     children: Vec<Slot>,
+    /// Until when that holds, while nodes may see the mesh differently.
+    until: Option<Instant>,
     plain: bool,
 }
 
@@ -125,6 +127,7 @@ impl<I: Identity> Mesh<I> {
     fn find_way(&mut self, now: Instant, origin: Slot, subject: Subject<'_>) {
         let way = &self.way;
         let is_same = self.timers.refresh.is_none()
+            && way.until.is_none_or(|until| now < until)
             && way.origin == origin
             && way.subject == subject.as_str()
             && way.generation == Some(self.table.generations().of(way.class))
@@ -136,16 +139,14 @@ impl<I: Identity> Mesh<I> {
         self.draw_if_any_unreached(now, &receivers.plain);
         let class = Generations::class(subject.as_str().as_bytes());
         let generation = self.table.generations().of(class);
-        let tree = self.tree_of(origin);
+        let (children, until) = self.children(now, origin, |below| below.intersects(&receivers.plain));
         let way = &mut self.way;
+        (way.children, way.until) = (children, until);
         (way.origin, way.class, way.generation) = (origin, class, Some(generation));
         way.tag = self.nodes.get(origin).map_or(Tag(0), |node| node.tag);
         way.subject.clear();
         way.subject.push_str(subject.as_str());
         way.plain = receivers.plain.contains(SELF);
-        way.children.clear();
-        let wanted = tree.branches.iter().filter(|branch| branch.below.intersects(&receivers.plain));
-        way.children.extend(wanted.map(|branch| branch.child));
     }
 
     fn duty<'a>(
@@ -162,8 +163,12 @@ impl<I: Identity> Mesh<I> {
         if frame.target.is_none() && frame.assignments.is_empty() {
             self.find_way(now, origin, frame.message.subject);
             let children = self.way.children.iter().filter_map(|child| self.link_to(*child));
-            let links = children.filter(|link| *link != from).collect();
+            let mut links: Vec<LinkId> = children.filter(|link| *link != from).collect();
             let plain = self.way.plain;
+            if links.is_empty() && !plain && !self.local.is_believed_wanted(now, frame.message.subject) {
+                let receivers = self.receivers(frame.message.subject);
+                links = self.own_ways(from, origin, receivers.plain.iter());
+            }
             let scope = plain.then_some(Scope::Chosen { plain, groups: &[] });
             return Duty { scope, links, addressed: false };
         }
@@ -176,14 +181,20 @@ impl<I: Identity> Mesh<I> {
         let chosen: Vec<Slot> =
             frame.assignments.iter().filter_map(|assignment| self.nodes.by_tag(assignment.node)).collect();
         chosen.iter().for_each(|slot| self.draw_if_unreached(now, *slot));
-        let tree = self.tree_of(origin);
-        let wanted = |branch: &&super::tree::Branch| {
-            branch.below.intersects(&receivers.plain)
-                || chosen.iter().any(|slot| branch.below.contains(*slot))
+        let is_wanted = |below: &NodeSet| {
+            below.intersects(&receivers.plain) || chosen.iter().any(|slot| below.contains(*slot))
         };
-        let children = tree.branches.iter().filter(wanted).map(|branch| branch.child);
-        let links = children.filter_map(|child| self.link_to(child)).filter(|link| *link != from).collect();
+        let (children, _) = self.children(now, origin, is_wanted);
+        let on_the_way = children.into_iter().filter_map(|child| self.link_to(child));
+        let mut links: Vec<LinkId> = on_the_way.filter(|link| *link != from).collect();
         let plain = receivers.plain.contains(SELF);
+        if links.is_empty()
+            && !plain
+            && mine.is_empty()
+            && !self.local.is_believed_wanted(now, frame.message.subject)
+        {
+            links = self.own_ways(from, origin, receivers.plain.iter().chain(chosen));
+        }
         let scope = (plain || !mine.is_empty()).then_some(Scope::Chosen { plain, groups: mine });
         Duty { scope, links, addressed: !mine.is_empty() }
     }

@@ -63,6 +63,7 @@ mod set;
 mod status;
 mod trace;
 mod tree;
+mod views;
 mod window;
 pub mod wire;
 
@@ -91,6 +92,7 @@ use self::nodes::{Node, Nodes};
 use self::refusal::Refusals;
 use self::set::Slot;
 use self::tree::{Graph, OwnTree, Tree};
+use self::views::FormerViews;
 use self::wire::Frame;
 use crate::router::{Generation, Generations};
 use crate::subject::{Filter, Subject};
@@ -137,6 +139,7 @@ pub struct Mesh<I> {
     own_tree: OwnTree,
     /// Of other origins, made when a message of theirs comes by.
     trees: HashMap<Slot, Arc<Tree>>,
+    former: FormerViews,
     cache: HashMap<Box<str>, Cached>,
     /// Of the message that came in last.
     way: Way,
@@ -202,6 +205,7 @@ impl<I: Identity> Mesh<I> {
             graph,
             own_tree,
             trees: HashMap::new(),
+            former: FormerViews::default(),
             cache: HashMap::new(),
             way: Way::default(),
             sequence: Sequence::default(),

@@ -17,7 +17,7 @@ use super::set::{NodeSet, Slot};
 pub(super) const UNREACHED: u32 = u32::MAX;
 
 /// Links that both ends announce.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Graph {
     tags: Vec<u64>,
     edges: Vec<Vec<(Slot, u32)>>,
