@@ -49,6 +49,8 @@ const MAX_MEMORY_SHARE: f64 = 0.9;
 /// How often members are asked for on the local network. A new node asks at once and every other answers, so that it is
 /// found within a round trip; this is for what was lost.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a free port is looked for.
+const LISTEN_TRIES: usize = 32;
 
 /// What the engine is to do.
 #[derive(Debug, Clone)]
@@ -126,13 +128,13 @@ impl SwarmEngine {
         };
         let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
         let mut swarm = Swarm::new(transport, behaviour, id, config);
-        let address = free_port(settings.address);
-        listen(&mut swarm, "address", address, tcp_address(address))?;
-        listen(&mut swarm, "address", address, quic_address(address))?;
-        let mut addresses = vec![address];
-        if let Some(address) = settings.websocket.map(free_port) {
-            listen(&mut swarm, "websocket", address, tcp_address(address).with(Protocol::Ws("/".into())))?;
-            addresses.push(address);
+        let mut addresses = vec![listen(&mut swarm, "address", settings.address, |address| {
+            vec![tcp_address(address), quic_address(address)]
+        })?];
+        if let Some(address) = settings.websocket {
+            addresses.push(listen(&mut swarm, "websocket", address, |address| {
+                vec![tcp_address(address).with(Protocol::Ws("/".into()))]
+            })?);
         }
         let (listening, waiting) = (BTreeSet::new(), VecDeque::new());
         let (reachability, relays) = (Reachability::default(), HashMap::new());
@@ -362,20 +364,53 @@ fn lan(id: PeerId) -> io::Result<mdns::tokio::Behaviour> {
     mdns::tokio::Behaviour::new(config, id)
 }
 
+/// Listens on all that `multiaddrs` makes of an address. Port 0 stands for one number that is free for TCP and for UDP, which
+/// somebody else may take between the two: then another is looked for.
 fn listen(
     swarm: &mut Swarm<Behaviour>,
     key: &'static str,
-    address: SocketAddr,
-    multiaddr: Multiaddr,
-) -> Result<(), EngineError> {
-    let failed = |error| EngineError::Listen { key, address, error };
-    // libp2p hides what the operating system says in an error of its own; so it is asked first.
-    if multiaddr.iter().any(|part| part == Protocol::QuicV1) {
-        std::net::UdpSocket::bind(address).map_err(failed)?;
-    } else {
-        std::net::TcpListener::bind(address).map_err(failed)?;
+    wanted: SocketAddr,
+    multiaddrs: impl Fn(SocketAddr) -> Vec<Multiaddr>,
+) -> Result<SocketAddr, EngineError> {
+    let mut tries = if wanted.port() == 0 { LISTEN_TRIES } else { 1 };
+    loop {
+        let address = free_port(wanted);
+        tries -= 1;
+        match listen_on_all(swarm, address, multiaddrs(address)) {
+            Ok(()) => return Ok(address),
+            Err(error) if tries == 0 => return Err(EngineError::Listen { key, address, error }),
+            Err(_) => {}
+        }
     }
-    swarm.listen_on(multiaddr).map(drop).map_err(|error| failed(io::Error::other(error.to_string())))
+}
+
+/// Listens on all of these or on none.
+fn listen_on_all(
+    swarm: &mut Swarm<Behaviour>,
+    address: SocketAddr,
+    multiaddrs: Vec<Multiaddr>,
+) -> io::Result<()> {
+    let mut listeners = Vec::new();
+    for multiaddr in multiaddrs {
+        // libp2p hides what the operating system says in an error of its own; so it is asked first.
+        let free = if multiaddr.iter().any(|part| part == Protocol::QuicV1) {
+            std::net::UdpSocket::bind(address).map(drop)
+        } else {
+            std::net::TcpListener::bind(address).map(drop)
+        };
+        let listening = free
+            .and_then(|()| swarm.listen_on(multiaddr).map_err(|error| io::Error::other(error.to_string())));
+        match listening {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                listeners.into_iter().for_each(|listener| {
+                    swarm.remove_listener(listener);
+                });
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn tcp_address(address: SocketAddr) -> Multiaddr {
@@ -386,14 +421,12 @@ fn quic_address(address: SocketAddr) -> Multiaddr {
     Multiaddr::from(address.ip()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
 }
 
-/// Port 0 stands for one number that is free for TCP and for UDP. Somebody else may take it before it is listened
-/// on, which is an error like any other.
+/// Instead of port 0 one whose number is free for TCP and for UDP at this moment.
 fn free_port(address: SocketAddr) -> SocketAddr {
-    const TRIES: usize = 32;
     if address.port() != 0 {
         return address;
     }
-    for _ in 0..TRIES {
+    for _ in 0..LISTEN_TRIES {
         let Ok(tcp) = std::net::TcpListener::bind(address) else { continue };
         let Ok(found) = tcp.local_addr() else { continue };
         if std::net::UdpSocket::bind(found).is_ok() {
