@@ -5,6 +5,7 @@
 //! pieces to the conversation.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -56,6 +57,12 @@ impl End {
 /// How much is read at once of a client whose last read did not fit into one turn, so that little of it has to be kept.
 const COSTLY_READ_BYTES: usize = 8 * 1_024;
 
+/// Operations of this length are read [`MIDDLING_READ_BYTES`] at a time: for them copying is the greater part of the work,
+/// and what is read, with its copies, stays in the processor's cache. Of longer ones too many would be cut through and
+/// copied twice; shorter ones cost more to look up than to copy.
+const MIDDLING_BYTES: RangeInclusive<usize> = 512..=4_096;
+const MIDDLING_READ_BYTES: usize = 64 * 1_024;
+
 /// The reading half of a connection. Owns memory only while an operation is incomplete.
 #[derive(Default)]
 pub(super) struct Inbound {
@@ -69,6 +76,8 @@ pub(super) struct Inbound {
     is_waiting: bool,
     /// The last read was too much for one turn.
     is_costly: bool,
+    /// The last operation that a read has cut through was of middling length.
+    is_middling: bool,
 }
 
 /// What a batch leaves to be done before the next one is read.
@@ -114,7 +123,11 @@ impl Inbound {
             // What was left over goes first, so that the parser sees one piece. It is shorter than the
             // buffer, because it is shorter than what is needed.
             let kept = self.left_over.len();
-            let end = if self.is_costly { kept + COSTLY_READ_BYTES } else { buffers::READ_BYTES };
+            let end = match (self.is_costly, self.is_middling) {
+                (true, _) => kept + COSTLY_READ_BYTES,
+                (false, true) => kept + MIDDLING_READ_BYTES,
+                (false, false) => buffers::READ_BYTES,
+            };
             let mut space = ReadBuf::new(&mut buffer[kept..end.min(buffers::READ_BYTES)]);
             ready!(reader.poll_read(cx, &mut space))?;
             let read = space.filled().len();
@@ -159,6 +172,9 @@ impl Inbound {
         let progress = result?;
         self.needed = progress.needed;
         let rest = &input[progress.consumed..];
+        if !rest.is_empty() {
+            self.is_middling = MIDDLING_BYTES.contains(&self.needed);
+        }
         self.is_waiting = progress.is_spent && !rest.is_empty();
         self.take_room(rest.len(), conversation)?;
         self.keep(rest);
