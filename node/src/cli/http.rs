@@ -37,7 +37,6 @@ const MAX_IDLE: usize = 3;
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The longest explanation of an error that is read.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
-const USER: &str = concat!("waymeet/", env!("CARGO_PKG_VERSION"));
 
 /// Where a node's HTTP listener is: `http://host:port` or `https://host:port`; `host:port` alone means HTTP.
 #[derive(Clone, Debug)]
@@ -77,6 +76,8 @@ pub enum HttpError {
 pub struct HttpNode {
     client: HttpsClient<Empty<Bytes>>,
     address: HttpAddress,
+    /// What the node calls these sessions.
+    name: &'static str,
     authorization: Option<HeaderValue>,
 }
 
@@ -108,8 +109,14 @@ impl fmt::Display for HttpAddress {
 }
 
 impl HttpNode {
-    /// Finds the credentials and certificates that the flags name. It asks nothing yet.
-    pub fn new(address: &HttpAddress, identity: &IdentityArgs, tls: &TlsArgs) -> anyhow::Result<Self> {
+    /// Finds the credentials and certificates that the flags name. It asks nothing yet; when it does, it is shown among
+    /// the node's sessions under that name.
+    pub fn new(
+        name: &'static str,
+        address: &HttpAddress,
+        identity: &IdentityArgs,
+        tls: &TlsArgs,
+    ) -> anyhow::Result<Self> {
         let certificate = tls.tls_cert.as_deref().zip(tls.tls_key.as_deref());
         let tls = config(Trust { ca_file: tls.tls_ca.as_deref(), identity: certificate })?;
         let bounds = Bounds { connect_timeout: TIMEOUT, idle_timeout: IDLE_TIMEOUT, max_idle: MAX_IDLE };
@@ -126,7 +133,7 @@ impl HttpNode {
         };
         let authorization = authorization.map(|text| HeaderValue::from_str(&text)).transpose();
         let authorization = authorization.context("this name, password or token cannot stand in a header")?;
-        Ok(Self { client: https_client(&tls, bounds), address: address.clone(), authorization })
+        Ok(Self { client: https_client(&tls, bounds), address: address.clone(), name, authorization })
     }
 
     /// Asks for a stream; returns once the node has begun to answer.
@@ -165,8 +172,11 @@ impl HttpNode {
         media_type: &'static str,
     ) -> Result<Response<Incoming>, HttpError> {
         let uri = format!("{}{path}", self.address);
-        let mut request =
-            Request::builder().method(method).uri(uri).header(USER_AGENT, USER).header(ACCEPT, media_type);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(USER_AGENT, self.name)
+            .header(ACCEPT, media_type);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -239,7 +249,7 @@ fn is_refused(error: &ClientError) -> bool {
 
 /// What an error comes from, the deepest cause last.
 fn causes(error: &ClientError) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(error.source(), |cause| (*cause).source())
+    std::iter::successors(error.source(), |cause| Error::source(*cause))
 }
 
 #[cfg(test)]

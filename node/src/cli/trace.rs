@@ -47,7 +47,7 @@ fn filter(text: &str) -> Result<String, String> {
 
 /// Prints steps until there were `--count` or it is interrupted.
 pub async fn trace(args: &TraceArgs) -> Result<(), Failure> {
-    let node = HttpNode::new(&args.server, &args.identity, &args.tls)?;
+    let node = HttpNode::new("waymeet trace", &args.server, &args.identity, &args.tls)?;
     let mut path = String::from("/trace");
     for (filter, separator) in args.filters.iter().zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
         write!(path, "{separator}filter={}", percent_encoded(filter))?;

@@ -19,7 +19,7 @@ pub struct Source {
 impl Source {
     /// Finds the credentials that the flags name.
     pub fn new(args: &TopArgs) -> anyhow::Result<Self> {
-        Ok(Self { node: HttpNode::new(&args.server, &args.identity, &args.tls)? })
+        Ok(Self { node: HttpNode::new("waymeet top", &args.server, &args.identity, &args.tls)? })
     }
 
     /// Everything there is to see. What the user may not see is left out, as long as there is anything.
