@@ -70,7 +70,7 @@ class WebSocketNats(Agent):
 async def quiet(awaitable):
     """Whether it succeeds."""
     try:
-        await asyncio.wait_for(awaitable, 15)
+        await asyncio.wait_for(awaitable, 30)
     except Exception:  # noqa: BLE001 whatever a client throws when it is not let in
         return False
     return True

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import socket
 
-from drivers import PATIENCE_S
+# A node that has said nothing for so long has nothing more to say to what is sent once more.
+SILENCE_S = 5.0
 
 
 class TcpRecorder:
@@ -45,7 +46,7 @@ class TcpRecorder:
                 if marker is None:
                     writer.write_eof()
                 while (marker is None or marker not in answer) and (
-                    piece := await asyncio.wait_for(reader.read(65_536), PATIENCE_S)
+                    piece := await asyncio.wait_for(reader.read(65_536), SILENCE_S)
                 ):
                     answer += piece
             writer.close()

@@ -1,6 +1,6 @@
 // The page around its views: who the node is, where one can go, how it looks and in which language it speaks.
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { facts } from "./api";
 import { translator, type Key } from "./i18n";
 import { connection } from "./live";
@@ -73,12 +73,14 @@ export function App() {
   const t = translator(spoken);
   const { View } = VIEWS.find(({ name }) => name === view) ?? VIEWS[0];
   const main = useRef<HTMLElement>(null);
-  const isFirst = useRef(true);
-  useEffect(() => {
+  const shown = useRef(view);
+  // Before the view is painted: a key pressed as soon as it is seen is meant for it.
+  useLayoutEffect(() => {
     document.title = `${t(view as Key)} · ${facts.name} · Waymeet`;
-    // A view that was just opened begins at its top, for keyboards and screen readers as well.
-    if (!isFirst.current) main.current?.focus({ preventScroll: true });
-    isFirst.current = false;
+    // Another view begins at its top, for keyboards and screen readers as well; another language leaves one where one is.
+    if (shown.current === view) return;
+    shown.current = view;
+    main.current?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
   }, [view, spoken]);
   return (

@@ -111,7 +111,7 @@ export function Chart({ title, series, stepMs, steps, stacked = false, unit = sh
               y={HEIGHT - 4}
               text-anchor={share === 0 ? "start" : share === 1 ? "end" : "middle"}
             >
-              {share === 1 ? t("now") : t("ago", { n: `−${Math.round(minutes * (1 - share))}` })}
+              {share === 1 ? t("now") : t("minutes", { n: `−${Math.round(minutes * (1 - share))}` })}
             </text>
           ))}
         </svg>

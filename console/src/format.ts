@@ -1,5 +1,7 @@
 // Numbers as people read them.
 
+import type { Translate } from "./i18n";
+
 /** A count or a rate in at most four digits: 0.4, 12, 1,204, 24.1 k, 3.20 M. */
 export function short(value: number): string {
   if (value >= 1e9) return `${(value / 1e9).toFixed(2)} G`;
@@ -21,13 +23,14 @@ export function micros(value: number): string {
   return `${value >= 10 ? Math.round(value) : value.toFixed(1)} µs`;
 }
 
-export function duration(milliseconds: number): string {
+/** A time by its largest two units, or its largest one below an hour. */
+export function duration(milliseconds: number, t: Translate): string {
   const seconds = Math.floor(milliseconds / 1000);
   const [days, hours, minutes] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60];
-  if (days > 0) return `${days} d ${hours} h`;
-  if (hours > 0) return `${hours} h ${minutes} min`;
-  if (minutes > 0) return `${minutes} min`;
-  return `${seconds} s`;
+  if (days > 0) return `${t("days", { n: days })} ${t("hours", { n: hours })}`;
+  if (hours > 0) return `${t("hours", { n: hours })} ${t("minutes", { n: minutes })}`;
+  if (minutes > 0) return t("minutes", { n: minutes });
+  return t("seconds", { n: seconds });
 }
 
 /** Cuts a text in its middle, where names differ least. */

@@ -205,7 +205,7 @@ export function OverviewView() {
           <Figure id="rate-dropped" name={t("dropped")} value={short(dropped)} unit={t("perSecond")} />
           <Figure id="session-count" name={t("sessions")} value={short(total((l) => (l.listener === "mesh" ? 0 : l.sessions)))} />
           <Figure id="subscriptions" name={t("subscriptions")} value={short(traffic?.subscriptions ?? 0)} />
-          <Figure id="uptime" name={t("uptime")} value={duration(now?.now.uptime_ms ?? 0)} />
+          <Figure id="uptime" name={t("uptime")} value={duration(now?.now.uptime_ms ?? 0, t)} />
         </dl>
       )}
       {(facts.sees.traffic || facts.sees.peers) && (

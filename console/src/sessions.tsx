@@ -172,7 +172,7 @@ export function SessionsView() {
                   <td data-label={t("out")} class="number">{short(session.messages_out)}</td>
                   <td data-label={t("outbox")} class="number"><Outbox session={session} /></td>
                   <td data-label={t("lostColumn")} class="number">{short(session.dropped)}</td>
-                  <td data-label={t("idle")} class="number">{duration(session.idle_ms)}</td>
+                  <td data-label={t("idle")} class="number">{duration(session.idle_ms, t)}</td>
                   <td class="action">
                     <button type="button" class="small danger" onClick={() => setDoomed(session)}>{t("disconnect")}</button>
                   </td>

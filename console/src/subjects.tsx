@@ -48,7 +48,8 @@ export function SubjectsView() {
   const [search, setSearch] = useState("");
   const [open, setOpen] = useState<Set<string>>(new Set());
   const [answer, setAnswer] = useState<Subjects | null>(null);
-  const [active, setActive] = useState(0);
+  /** The subject of the row that the keys are at: where it stands changes with every answer. */
+  const [active, setActive] = useState("");
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(480);
   const viewport = useRef<HTMLDivElement>(null);
@@ -74,7 +75,7 @@ export function SubjectsView() {
     return flatten(new Map(answer.levels.map((level) => [level.under, level])), open);
   }, [answer, open]);
   const busiest = Math.max(1, ...rows.map(({ rate }) => rate));
-  const current = Math.min(active, rows.length - 1);
+  const current = Math.max(0, rows.findIndex(({ subject }) => subject === active));
   const first = Math.max(0, Math.floor(top / ROW) - MARGIN);
   const last = Math.min(rows.length, Math.ceil((top + height) / ROW) + MARGIN);
 
@@ -88,11 +89,12 @@ export function SubjectsView() {
   const follow = (row: Row) => (location.hash = href("messages", { follow: filterOf(row) }));
   const move = (index: number) => {
     const to = Math.max(0, Math.min(rows.length - 1, index));
-    setActive(to);
+    const subject = rows[to]!.subject;
+    setActive(subject);
     const view = viewport.current!;
     if (to * ROW < view.scrollTop) view.scrollTop = to * ROW;
     if ((to + 1) * ROW > view.scrollTop + view.clientHeight) view.scrollTop = (to + 1) * ROW - view.clientHeight;
-    requestAnimationFrame(() => view.querySelector<HTMLElement>(`[data-row="${to}"]`)?.focus());
+    requestAnimationFrame(() => view.querySelector<HTMLElement>(`[data-subject="${CSS.escape(subject)}"]`)?.focus());
   };
   const onKeyDown = (event: KeyboardEvent) => {
     const row = rows[current];
@@ -135,7 +137,7 @@ export function SubjectsView() {
             spellcheck={false}
             onInput={(event) => {
               setSearch(event.currentTarget.value);
-              setActive(0);
+              setActive("");
             }}
           />
         </label>
@@ -166,7 +168,6 @@ export function SubjectsView() {
               <div
                 key={row.subject}
                 role="treeitem"
-                data-row={index}
                 data-subject={row.subject}
                 data-rate={row.rate}
                 aria-level={row.depth + 1}
@@ -178,10 +179,10 @@ export function SubjectsView() {
                 class="tree-row"
                 style={{ transform: `translateY(${index * ROW}px)` }}
                 onClick={() => {
-                  setActive(index);
+                  setActive(row.subject);
                   if (row.below > 0) toggle(row, !row.isOpen);
                 }}
-                onFocus={() => setActive(index)}
+                onFocus={() => setActive(row.subject)}
               >
                 <span class="token" style={{ paddingLeft: `${row.depth * 18}px` }}>
                   <span class={`twist ${row.below > 0 ? (row.isOpen ? "open" : "closed") : ""}`} aria-hidden="true" />

@@ -10,6 +10,7 @@ pub mod coap;
 pub mod credentials;
 pub mod dtls;
 pub mod envelope;
+pub mod hash;
 pub mod headers;
 pub mod lines;
 pub mod mesh;

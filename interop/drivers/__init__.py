@@ -7,9 +7,9 @@ know a protocol: each module beside this one drives one real client.
 import asyncio
 from dataclasses import dataclass, field
 
-# How long an event that must happen may take before a test calls it missing. Generous, because it is
-# only ever waited for in full by a test that fails.
-PATIENCE_S = 5.0
+# How long an event that must happen may take before a test calls it missing, on a busy machine of two cores. Only a test
+# that fails waits for all of it.
+PATIENCE_S = 30.0
 
 
 @dataclass

@@ -52,11 +52,11 @@ class AioCoap(Driver):
     async def subscribe(self, subject_filter, queue=None):
         return await self.observe(filter_path(subject_filter, queue))
 
-    async def observe(self, path):
+    async def observe(self, path, patience_s=PATIENCE_S):
         """Observes a path as it stands."""
         options = {} if self.raw else {"accept": ACCEPT_ENVELOPE}
         request = self.context.request(self._message(Code.GET, path, observe=0, **options))
-        first = await asyncio.wait_for(request.response, PATIENCE_S)
+        first = await asyncio.wait_for(request.response, patience_s)
         assert first.code == Code.CONTENT, f"{path}: {first.code} {first.payload!r}"
         assert first.opt.observe is not None, "the answer to an observation carries the Observe option"
 

@@ -61,6 +61,7 @@ class LibCoap(Driver):
                 "-B",
                 str(int(patience_s) + 1),
                 self.base + path,
+                patience_s=patience_s + PATIENCE_S,
             )
             answer = reply.read()
         assert code == 0, f"coap-client ended with {code}: {err!r}"

@@ -41,7 +41,7 @@ def parse_head(head):
     return Response(int(status), headers, version=version)
 
 
-async def fetch(url, *options, body=None, patience_s=15.0):
+async def fetch(url, *options, body=None, patience_s=PATIENCE_S):
     """Runs curl once. `options` are curl's own; `body` is sent as it is."""
     argv = ["curl", "-sS", "--max-time", str(patience_s), "-D", "/dev/stderr", *options]
     if body is not None:

@@ -26,7 +26,7 @@ class Client(nats.NATS):
 async def connected(url, **options):
     """A client that is given up, and not connected again, where its connection ends."""
     client = Client()
-    await client.connect(url, allow_reconnect=False, max_reconnect_attempts=0, connect_timeout=5, **options)
+    await client.connect(url, allow_reconnect=False, max_reconnect_attempts=0, connect_timeout=15, **options)
     return client
 
 

@@ -8,6 +8,9 @@ import itertools
 from .agent import JS, Agent
 from .process import Child
 
+# Longer than the program's own patience, which says what it waited for. One operation may wait two times.
+PATIENCE_S = 150.0
+
 
 class Visitor(Agent):
     """A person with a browser of their own."""
@@ -23,7 +26,7 @@ class Visitor(Agent):
 
     async def does(self, op, **fields):
         """One of the program's operations."""
-        return await self._call(op, patience_s=60, **fields)
+        return await self._call(op, patience_s=PATIENCE_S, **fields)
 
     async def evaluates(self, expression):
         """What an expression says in the page."""

@@ -48,7 +48,7 @@ class Services:
         child.on_line(child.process.stdout, on_line)
         child.on_line(child.process.stderr, said.append)
         try:
-            return await asyncio.wait_for(url, 15)
+            return await asyncio.wait_for(url, 30)
         except TimeoutError:
             raise AssertionError(f"{name} did not start: {said}") from None
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiocoap import Code
 
+from drivers import PATIENCE_S
 from drivers.coap_aiocoap import code_text
 from drivers.coap_libcoap import LibCoap
 
@@ -88,12 +89,9 @@ async def test_an_observation_ends_when_its_client_says_so(world, subject):
     web = await world.client("curl-post-sse")
     assert (await web.publish(subject, b"1"))["delivered"] == 1
     await client.close()
-    for _ in range(100):
-        if (await web.publish(subject, b"2"))["delivered"] == 0:
-            break
-        await asyncio.sleep(0.02)
-    else:
-        raise AssertionError("the observation outlived its client")
+    async with asyncio.timeout(PATIENCE_S):
+        while (await web.publish(subject, b"2"))["delivered"] != 0:
+            await asyncio.sleep(0.02)
 
 
 async def test_many_notifications_in_order(world, subject):
@@ -129,5 +127,5 @@ async def test_a_ping_is_answered(world):
         Datagrams, remote_addr=(host, int(port))
     )
     transport.sendto(b"\x40\x00\x12\x34")
-    assert await asyncio.wait_for(answered, 5) == b"\x70\x00\x12\x34"
+    assert await asyncio.wait_for(answered, 30) == b"\x70\x00\x12\x34"
     transport.close()

@@ -22,6 +22,8 @@ CLIENTS, REQUESTS = 4, 12
 OBSERVERS = range(112, 118)
 # RFC 7252, section 4.8.2: after so long without an acknowledgement a notification is given up.
 MAX_TRANSMIT_WAIT_S = 93
+# A registration whose answer was lost is tried anew after so long.
+RETRY_S = 5.0
 
 
 class Hasty(Reliable):
@@ -154,7 +156,7 @@ async def observe_behind_losses(node, seed, subject):
     driver, network = await behind_losses(node, seed)
     while True:
         try:
-            return driver, network, await driver.observe(f"/sub/{subject}")
+            return driver, network, await driver.observe(f"/sub/{subject}", patience_s=RETRY_S)
         except (aiocoap.error.NetworkError, TimeoutError):
             await asyncio.sleep(0)
 

@@ -25,6 +25,7 @@ import pytest
 import pytest_asyncio
 from aiocoap import Code
 
+from drivers import PATIENCE_S
 from drivers.coap_aiocoap import code_text
 from drivers.coap_libcoap import LibCoap
 from drivers.coap_raw import (
@@ -107,11 +108,9 @@ async def delivered(world, subject):
 
 
 async def until_delivered(world, subject, count):
-    for _ in range(200):
-        if await delivered(world, subject) == count:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{subject} is not observed by {count}")
+    async with asyncio.timeout(PATIENCE_S):
+        while await delivered(world, subject) != count:
+            await asyncio.sleep(0.02)
 
 
 def check(request, response, kind, status):

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import statistics
 import time
 
@@ -39,8 +40,8 @@ MAX_PAGE_BYTES = 300_000
 async def nodes(pytestconfig):
     """Three nodes in a line."""
     mesh = Mesh(pytestconfig.getoption("--binary"))
-    # A subscriber that stalls is found while the test looks.
-    limits = "[limits]\nwrite_deadline = '60s'\n"
+    # A subscriber that stalls is there as long as the test looks.
+    limits = "[limits]\nwrite_deadline = '10m'\n"
     await mesh.start("line3", config=limits)
     yield mesh.nodes
     await mesh.stop()
@@ -56,7 +57,7 @@ async def visitor(pytestconfig):
     yield visitor
     complaints = (await visitor.does("script"))["complaints"]
     await visitor.close()
-    assert [said for said in complaints if "403" not in said and "404" not in said] == []
+    assert [said for said in complaints if not re.search(r"a status of 40[34]\b", said)] == []
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +110,7 @@ class Load:
         return 10 * sum(1 for at in self._sent if at >= since) / seconds
 
 
-async def agrees(visitor, expression, load, window_s, patience_s=30.0):
+async def agrees(visitor, expression, load, window_s, patience_s=90.0):
     """Waits until five looks in a row at what the page says are, in their median, what was sent meanwhile."""
     ratios = []
     deadline = time.monotonic() + patience_s
@@ -293,6 +294,14 @@ async def test_a_slow_subscriber_is_named_and_can_be_disconnected(nodes, visitor
     await sloth.close()
 
 
+async def down_to(visitor, subject):
+    """Arrow by arrow to a row of the tree, each pressed once the one before has moved the focus."""
+    here = "document.activeElement.dataset.subject"
+    while (before := await visitor.evaluates(here)) != subject:
+        await visitor.does("press", keys=["ArrowDown"])
+        await visitor.does("until", expression=f"{here} !== {json.dumps(before)}")
+
+
 async def test_everything_by_keyboard_alone(nodes, visitor):
     node = nodes[0]
     async with nats_py(node) as neighbour:
@@ -301,6 +310,7 @@ async def test_everything_by_keyboard_alone(nodes, visitor):
         await show(visitor, node)
         await visitor.does("tabsTo", selector="nav a[href='#messages']")
         await visitor.does("press", keys=["Enter"])
+        await visitor.does("until", expression="document.querySelector('main').dataset.view === 'messages'")
         await visitor.does("tabsTo", selector="#subscribe [name=filter]")
         await visitor.does("press", keys=["Control+a"])
         await visitor.does("types", text="typed.back")
@@ -324,11 +334,7 @@ async def test_everything_by_keyboard_alone(nodes, visitor):
         await neighbour.publish("typed.tree", b"")
         await visitor.does("until", expression="!!document.querySelector('[data-subject=typed]')")
         await visitor.does("tabsTo", selector="[role=treeitem]")
-        for _ in range(60):
-            if await visitor.evaluates("document.activeElement.dataset.subject === 'typed'"):
-                break
-            await visitor.does("press", keys=["ArrowDown"])
-            await asyncio.sleep(0.02)
+        await down_to(visitor, "typed")
         await visitor.does("press", keys=["ArrowRight"])
         await visitor.does("until", expression="!!document.querySelector('[data-subject=\"typed.tree\"]')")
         await visitor.does("press", keys=["ArrowRight"])
@@ -420,7 +426,8 @@ async def test_the_page_is_small_and_comes_from_the_node_alone(nodes, visitor):
         await show(visitor, node, view)
     urls = (await visitor.does("asked"))["urls"]
     assert [url for url in urls if not url.startswith((node.http, "data:"))] == []
-    await visitor.does("open", url="about:blank")
+    # Once more from nothing: a browser that has seen the page keeps its parts.
+    await visitor.does("begin", options=DESK)
     await show(visitor, node)
     painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
     await visitor.does("until", expression=f"{painted} > 0")

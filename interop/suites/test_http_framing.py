@@ -60,7 +60,7 @@ async def ask(node, request):
     host, port = node.http.removeprefix("http://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request.encode("latin-1"))
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3})", answer)]
     return statuses, await counted(node) - before

@@ -94,7 +94,7 @@ async def test_nats_py(node, how):
     async def use():
         async with nats_py(node, **options) as client:
             await client.publish("a", b"x")
-            await client.flush(5)
+            await client.flush(30)
 
     assert await quiet(use()) == expected
 
@@ -188,10 +188,10 @@ async def test_plain_coap_has_no_identity(node):
         ]:
             observe = 0 if path.startswith("/sub") else None
             message = aiocoap.Message(code=method, uri=node.coap + path, payload=b"", observe=observe)
-            response = await asyncio.wait_for(context.request(message).response, 5)
+            response = await asyncio.wait_for(context.request(message).response, 30)
             assert response.code == aiocoap.UNAUTHORIZED, f"{path}: {response.code}"
         message = aiocoap.Message(code=aiocoap.GET, uri=f"{node.coap}/healthz")
-        assert (await asyncio.wait_for(context.request(message).response, 5)).code == aiocoap.CONTENT
+        assert (await asyncio.wait_for(context.request(message).response, 30)).code == aiocoap.CONTENT
     finally:
         await context.shutdown()
 
@@ -288,7 +288,7 @@ async def test_the_real_server_says_the_same(world, tmp_path):
 
     child.on_line(child.process.stderr, on_line)
     try:
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 30)
         import re
 
         address = re.search(r"client connections on (127\.0\.0\.1:\d+)", "\n".join(lines))[1]

@@ -227,12 +227,12 @@ class Place:
         """Whether what `publish(subject)` publishes arrives."""
         witness, subject = self.witnesses[self.node(listener)], f"matrix.{next(NUMBERS)}"
         heard = await witness.subscribe(subject)
-        await witness.flush(5)
+        await witness.flush(30)
         await publish(subject)
         # What was refused will not come later: a node has carried out what it has answered.
         await witness.publish(subject, b"marker")
-        await witness.flush(5)
-        first = (await heard.next_msg(5)).data
+        await witness.flush(30)
+        first = (await heard.next_msg(30)).data
         await heard.unsubscribe()
         return first == b"proof"
 
@@ -347,7 +347,7 @@ async def use_former(place, node):
     """`former` gets in by everything that the reload will take away, so that whatever is remembered of it is there."""
     for proof in [PROOFS["password"]["expired"][0], PROOFS["token"]["expired"][0], {"nkey": FORMER_SEED}]:
         async with nats_py(node, **nats_py_words(proof), **secured(place, node)) as client:
-            await client.flush(5)
+            await client.flush(30)
     if node is place.plain and shutil.which(DTLS[0]):
         publish = CoapClient(DTLS[0]).publish
         await publish(place, "coaps", node.coaps.split("//")[1], PROOFS["psk"]["expired"][0], "warm.up")
@@ -370,7 +370,7 @@ class NatsPy:
         client = await connected(f"nats://{address}", **options, **nats_py_words(proof))
         try:
             await client.publish(subject, b"proof")
-            await client.flush(5)
+            await client.flush(30)
         finally:
             await client.close()
 
@@ -502,7 +502,7 @@ async def replayed(place, listener, publish, proof):
     async with recorder:
 
         async def honestly(subject):
-            await asyncio.wait_for(publish(place, listener, f"127.0.0.1:{recorder.port}", proof, subject), 20)
+            await asyncio.wait_for(publish(place, listener, f"127.0.0.1:{recorder.port}", proof, subject), 30)
             nonlocal again
             again = subject
 
@@ -510,13 +510,13 @@ async def replayed(place, listener, publish, proof):
         assert await place.arrives(listener, honestly), "the honest client gets in"
         witness = place.witnesses[place.node(listener)]
         heard = await witness.subscribe(again)
-        await witness.flush(5)
+        await witness.flush(30)
         # An HTTP server may drop the request of a client that has closed its side.
         await (recorder.replay(b"\r\n\r\n") if listener == "http" else recorder.replay())
         await settled(place, listener)
         await witness.publish(again, b"marker")
-        await witness.flush(5)
-        first = (await heard.next_msg(5)).data
+        await witness.flush(30)
+        first = (await heard.next_msg(30)).data
         await heard.unsubscribe()
         return first == b"proof"
 

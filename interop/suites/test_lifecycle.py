@@ -57,7 +57,7 @@ async def test_drain_delivers_what_was_taken(nodes):
     said = await subscriber.rest()
     assert said.count(body) == count
     assert b'"ldm":true' in said
-    assert await asyncio.wait_for(node.process.wait(), 10) == 0
+    assert await asyncio.wait_for(node.process.wait(), 30) == 0
     await asyncio.gather(subscriber.close(), publisher.close())
 
 

@@ -32,14 +32,14 @@ def options(headers):
 @pytest.mark.parametrize("path", ["/pub/a", "/req/a", "/sub/a", "/peers", "/metrics", "/", "/healthz"])
 async def test_refused(world, headers, path):
     method = ["-X", "POST"] if path in ("/pub/a", "/req/a") else []
-    response = await fetch(world.node.http + path, *method, *options(headers), patience_s=3)
+    response = await fetch(world.node.http + path, *method, *options(headers))
     assert response.status == 403, response
     assert response.header("Access-Control-Allow-Origin") is None
 
 
 @pytest.mark.parametrize("headers", REFUSED.values(), ids=REFUSED)
 async def test_refused_on_websocket(world, headers):
-    response = await fetch(world.node.http + "/any", *UPGRADE, *options(headers), patience_s=3)
+    response = await fetch(world.node.http + "/any", *UPGRADE, *options(headers))
     assert response.status == 403
 
 

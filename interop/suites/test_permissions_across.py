@@ -65,12 +65,12 @@ async def known(subscriber, publisher):
     so that what reaches a later one says that the earlier ones are known."""
     subject = f"known.{next(NUMBERS)}"
     later = await subscriber.subscribe(subject)
-    await subscriber.flush(5)
+    await subscriber.flush(30)
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while not later.pending_msgs:
         assert asyncio.get_running_loop().time() < deadline, "the link does not bring anything"
         await publisher.publish(subject, b"")
-        await publisher.flush(5)
+        await publisher.flush(30)
         await asyncio.sleep(STEP_S)
     await later.unsubscribe()
 
@@ -93,10 +93,10 @@ async def beyond(near, far):
 async def test_publish(beyond, speaker, subject, expected):
     await speaker.publish(subject)
     await speaker.publish("marker")
-    first = await asyncio.wait_for(beyond.get(), 5)
+    first = await asyncio.wait_for(beyond.get(), 30)
     assert (first == subject) == expected
     if expected:
-        assert await asyncio.wait_for(beyond.get(), 5) == "marker"
+        assert await asyncio.wait_for(beyond.get(), 30) == "marker"
 
 
 @pytest.mark.parametrize("speaker", READERS, indirect=True, scope="module")
@@ -110,8 +110,8 @@ async def test_subscribe(near, far, speaker, subject_filter, queue, subject, exp
         await known(near, far)
         await far.publish(subject, b"x")
         await far.publish("marker", b"x")
-        await far.flush(5)
-        first = await asyncio.wait_for(arrived.get(), 5)
+        await far.flush(30)
+        first = await asyncio.wait_for(arrived.get(), 30)
     finally:
         await speaker.unsubscribe(taken)
     assert (first == subject) == expected

@@ -23,12 +23,12 @@ async def test_each_message_reaches_one_member(world, subject, sender):
     collectors = [asyncio.create_task(collect(i, m)) for i, m in enumerate(members)]
     for number in range(count):
         await sending.publish(subject, str(number).encode())
-    seen = [await asyncio.wait_for(arrived.get(), 5) for _ in range(count)]
+    seen = [await asyncio.wait_for(arrived.get(), 30) for _ in range(count)]
     # A plain subscriber beside the group gets all of them; then nothing can still be on its way twice.
     for _ in range(count):
         await witness.next()
     await sending.publish(subject, b"last")
-    seen.append(await asyncio.wait_for(arrived.get(), 5))
+    seen.append(await asyncio.wait_for(arrived.get(), 30))
     for collector in collectors:
         collector.cancel()
     assert sorted(p for _, p in seen) == sorted([str(n).encode() for n in range(count)] + [b"last"])

@@ -55,7 +55,7 @@ async def echo(client, subject):
     """One message there and back."""
     subscription = await client.subscribe(subject)
     await client.publish(subject, b"x" * 100_000)
-    message = await subscription.next_msg(5)
+    message = await subscription.next_msg(30)
     assert message.data == b"x" * 100_000
 
 
@@ -159,7 +159,7 @@ async def test_a_certificate_is_a_user(pytestconfig, certs, subject):
         client = await connect(node, trust(certs[0], certs[0]), "tls", error_cb=said.put)
         await echo(client, f"open.{subject}")
         await client.publish(f"closed.{subject}", b"1")
-        assert "permissions violation" in str(await asyncio.wait_for(said.get(), 5)).lower()
+        assert "permissions violation" in str(await asyncio.wait_for(said.get(), 30)).lower()
         await client.close()
 
         url = node.http.replace("http://127.0.0.1", "https://localhost")

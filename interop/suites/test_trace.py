@@ -1,6 +1,7 @@
 """What became of a message: asked as NATS clients ask (ADR-41) and over HTTP (docs/trace.md), across a link."""
 
 import asyncio
+import dataclasses
 import json
 
 import nats
@@ -11,18 +12,26 @@ from mesh import PATIENCE_S, STEP_S, Mesh
 SOON = 30
 
 
+@dataclasses.dataclass
+class Pair:
+    """Two nodes with a NATS client on each, of which the far one takes orders."""
+
+    mesh: Mesh
+    here: nats.NATS
+    there: nats.NATS
+    orders: object
+
+
 @pytest.fixture(scope="module")
 async def pair(pytestconfig):
-    """Two nodes and a NATS client on each; the far one subscribes."""
     mesh = Mesh(pytestconfig.getoption("--binary"))
     await mesh.start("pair")
     here, there = [await nats.connect(node.nats) for node in mesh.nodes]
-    mesh.here, mesh.there = here, there
-    mesh.got = await there.subscribe("orders.*", queue="workers")
+    orders = await there.subscribe("orders.*", queue="workers")
     later = await there.subscribe("ready")
     await reached(here, "ready", later)
     await later.unsubscribe()
-    yield mesh
+    yield Pair(mesh, here, there, orders)
     await here.close()
     await there.close()
     await mesh.stop()
@@ -37,21 +46,18 @@ async def reached(client, subject, subscription):
             await asyncio.sleep(STEP_S)
 
 
-async def traced(mesh, only):
-    """The events of one message by the node that tells them."""
-    inbox = mesh.here.new_inbox()
-    events = await mesh.here.subscribe(inbox)
-    await reached(mesh.there, inbox, events)
+async def traced(pair, only):
+    """The events of one message, by the node that tells them. The far node's come back although it has not heard yet that
+    anybody wants them: the message carries the way."""
+    inbox = pair.here.new_inbox()
+    events = await pair.here.subscribe(inbox)
     headers = {"Nats-Trace-Dest": inbox}
     if only:
         headers["Nats-Trace-Only"] = "true"
-    await mesh.here.publish("orders.new", b"traced" if only else b"delivered", headers=headers)
+    await pair.here.publish("orders.new", b"traced" if only else b"delivered", headers=headers)
     found = {}
-    while len(found) < 2:
-        message = await events.next_msg(timeout=SOON)
-        if not message.data:
-            continue
-        event = json.loads(message.data)
+    while len(found) < len(pair.mesh.nodes):
+        event = json.loads((await events.next_msg(timeout=SOON)).data)
         found[event["server"]["name"]] = event
     await events.unsubscribe()
     return found
@@ -73,4 +79,4 @@ async def test_each_node_tells_its_part(pair, only):
     # What comes behind it comes next when it was not to be delivered.
     await pair.here.publish("orders.next", b"behind")
     expected = [b"behind"] if only else [b"delivered", b"behind"]
-    assert [(await pair.got.next_msg(timeout=SOON)).data for _ in expected] == expected
+    assert [(await pair.orders.next_msg(timeout=SOON)).data for _ in expected] == expected

@@ -26,7 +26,7 @@ async def echo(pytestconfig):
     address = asyncio.get_running_loop().create_future()
     child = await Child.start(str(program), "127.0.0.1:0")
     child.on_line(child.process.stdout, lambda line: address.done() or address.set_result(line.decode().strip()))
-    yield f"ws://{await asyncio.wait_for(address, 15)}"
+    yield f"ws://{await asyncio.wait_for(address, 30)}"
     await child.stop()
 
 

@@ -11,7 +11,7 @@ use super::local::SELF;
 use super::set::{NodeSet, Slot};
 use super::tree::{Graph, Tree, UNREACHED};
 use super::wire::{self, Frame, Ping};
-use super::{CloseReason, Event, Identity, LinkId, Mesh, Upstream};
+use super::{CloseReason, Event, Identity, LinkId, Mesh, Tag, Upstream};
 
 impl<I: Identity> Mesh<I> {
     /// Takes the whole frames at the start of `bytes`, as they were read from a link's stream, and says how
@@ -208,6 +208,15 @@ impl<I: Identity> Mesh<I> {
     pub(super) fn link_toward(&mut self, now: Instant, slot: Slot) -> Option<LinkId> {
         self.draw_if_unreached(now, slot);
         self.own_tree.tree.toward(slot).and_then(|child| self.link_to(child))
+    }
+
+    /// Sends a frame one link further toward the node of a tag; whether a way there is known.
+    pub(super) fn send_toward(&mut self, now: Instant, target: Tag, frame: &Frame<'_>) -> bool {
+        let link = self.nodes.by_tag(target).and_then(|slot| self.link_toward(now, slot));
+        if let Some(link) = link {
+            self.send_frame(link, frame);
+        }
+        link.is_some()
     }
 
     /// Computes the graph before its time when it knows no way to a node that may have one by now: a node that joined

@@ -59,10 +59,7 @@ impl<I: Identity> Mesh<I> {
 
     /// Sends a refusal one link further toward the origin of its request.
     fn carry(&mut self, now: Instant, refusal: &Refusal<'_>) {
-        let target = self.nodes.by_tag(refusal.target);
-        if let Some(link) = target.and_then(|slot| self.link_toward(now, slot)) {
-            self.send_frame(link, &Frame::Refusal(*refusal));
-        }
+        self.send_toward(now, refusal.target, &Frame::Refusal(*refusal));
     }
 }
 

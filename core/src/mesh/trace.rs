@@ -115,11 +115,6 @@ impl<I: Identity> Mesh<I> {
     }
 
     fn carry_steps(&mut self, now: Instant, steps: &Steps<'_>) -> bool {
-        let target = self.nodes.by_tag(steps.target);
-        let link = target.and_then(|slot| self.link_toward(now, slot));
-        if let Some(link) = link {
-            self.send_frame(link, &Frame::Steps(*steps));
-        }
-        link.is_some()
+        self.send_toward(now, steps.target, &Frame::Steps(*steps))
     }
 }

@@ -18,6 +18,7 @@ use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
+use crate::hash::{GOLDEN, spread};
 use crate::subject::{Filter, Subject};
 use arena::Arena;
 
@@ -376,13 +377,6 @@ fn edge_hash(parent: u32, token_hash: u64) -> u32 {
     let mixed = token_hash ^ u64::from(parent).wrapping_mul(GOLDEN);
     (mixed >> 32) as u32 ^ mixed as u32
 }
-
-/// The hash as the table wants it: it looks at the lowest and at the highest bits of 64.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(GOLDEN)
-}
-
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ mod bench;
 mod client;
 mod coap;
 mod control;
+mod http;
 mod identity;
 mod lazy;
 mod payload;

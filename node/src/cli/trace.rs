@@ -4,38 +4,21 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::str::FromStr;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use anyhow::bail;
 use clap::Args;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use waymeet_core::{Filter, resource};
+use waymeet_core::resource;
 
 use super::args::IdentityArgs;
-use super::identity::Identity;
-use super::server::Server;
+use super::http::{HttpAddress, HttpNode, percent_encoded};
 use super::tls::TlsArgs;
 use super::{Failure, tell};
 
-/// How long the node may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest line that is read: a step, with room.
 const MAX_LINE_BYTES: usize = 256 << 10;
-/// The longest explanation of an error that is read.
-const MAX_PROBLEM_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub struct TraceArgs {
@@ -49,38 +32,12 @@ pub struct TraceArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// The HTTP address of any node
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub server: HttpServer,
+    #[arg(long, value_name = "URL", env = "WAYMEET_HTTP", default_value = "http://127.0.0.1:8080")]
+    pub server: HttpAddress,
     #[command(flatten)]
     pub identity: IdentityArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
-}
-
-/// `http://host:port` or `https://host:port`; `host:port` alone means HTTP.
-#[derive(Clone, Debug)]
-pub struct HttpServer {
-    server: Server,
-    is_encrypted: bool,
-}
-
-impl FromStr for HttpServer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected a node's HTTP address such as http://127.0.0.1:8080".to_owned();
-        let (is_encrypted, rest) = match text.split_once("://") {
-            None => (false, text),
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(_) => return Err(expected()),
-        };
-        let mut server: Server = format!("http://{rest}").parse().map_err(|_| expected())?;
-        if is_encrypted && server.port == 80 && !rest.trim_end_matches('/').ends_with(":80") {
-            server.port = 443;
-        }
-        Ok(Self { server, is_encrypted })
-    }
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -90,79 +47,18 @@ fn filter(text: &str) -> Result<String, String> {
 
 /// Prints steps until there were `--count` or it is interrupted.
 pub async fn trace(args: &TraceArgs) -> Result<(), Failure> {
-    let server = &args.server.server;
-    let tcp = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(|error| {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            anyhow!("nothing listens on {server}: start a node with `waymeet`, or name one with --server")
-        } else {
-            anyhow!("cannot connect to {server}: {error}; name another node with --server")
-        }
-    })?;
-    if args.server.is_encrypted {
-        let (config, name) = args.tls.setup(server)?;
-        let stream = TlsConnector::from(config).connect(name, tcp).await;
-        read(args, stream.with_context(|| format!("the TLS handshake with {server} failed"))?).await
-    } else {
-        read(args, tcp).await
+    let node = HttpNode::new("waymeet trace", &args.server, &args.identity, &args.tls)?;
+    let mut path = String::from("/trace");
+    for (filter, separator) in args.filters.iter().zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
+        write!(path, "{separator}filter={}", percent_encoded(filter))?;
     }
-}
-
-async fn read(
-    args: &TraceArgs,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<(), Failure> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request(args)?)).await;
-    let response = answer.map_err(|_| anyhow!("the node did not answer within 10s"))?;
-    let response = response.context("this is no node's HTTP address; name one with --server")?;
-    if !response.status().is_success() {
-        return Err(refusal(response).await.into());
-    }
-    tell(format_args!("tracing {} at {}", args.filters.join(" "), args.server.server));
+    let steps = node.open(&path, "application/x-ndjson").await?;
+    tell(format_args!("tracing {} at {}", args.filters.join(" "), args.server));
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     tokio::select! {
-        printed = print(args, response.into_body()) => printed.map_err(Into::into),
+        printed = print(args, steps) => printed.map_err(Into::into),
         _ = &mut interrupt => Ok(()),
     }
-}
-
-fn request(args: &TraceArgs) -> Result<Request<Empty<Bytes>>, anyhow::Error> {
-    let mut query = String::new();
-    for filter in &args.filters {
-        let separator = if query.is_empty() { '?' } else { '&' };
-        write!(query, "{separator}filter={}", percent_encoded(Filter::new(filter)?.as_str()))?;
-    }
-    let mut request = Request::builder()
-        .uri(format!("/trace{query}"))
-        .header(HOST, args.server.server.to_string())
-        .header(ACCEPT, "application/x-ndjson");
-    // The same flags as for NATS; an NKey signs what only a NATS server sends.
-    match Identity::find(&args.identity, args.server.server.credentials.as_ref())? {
-        Identity::Nobody => {}
-        Identity::User { name, password } => {
-            let credentials = STANDARD.encode(format!("{name}:{password}"));
-            request = request.header(AUTHORIZATION, format!("Basic {credentials}"));
-        }
-        Identity::Token(token) => request = request.header(AUTHORIZATION, format!("Bearer {token}")),
-        Identity::NKey(_) => bail!("an NKey is for NATS; over HTTP say who you are with --user or --token"),
-    }
-    Ok(request.body(Empty::new())?)
-}
-
-/// What the node says when it does not let us.
-async fn refusal(response: Response<Incoming>) -> anyhow::Error {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_PROBLEM_BYTES).collect().await;
-    let problem = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
-    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    let advice = match status.as_u16() {
-        401 => "; say who you are with --user or --token",
-        403 => "; whoever traces a filter must be allowed to subscribe to it",
-        404 => "; is this a node of an older version?",
-        _ => "",
-    };
-    anyhow!("the node refused ({status}): {}{advice}", detail.unwrap_or("it gave no reason"))
 }
 
 async fn print(args: &TraceArgs, mut body: Incoming) -> Result<(), anyhow::Error> {
@@ -269,37 +165,10 @@ fn harmless(text: &str) -> String {
         .collect()
 }
 
-/// RFC 3986, section 2.1; everything but what is unreserved.
-fn percent_encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_node_s_address_is_written_in_several_ways() {
-        for (text, shown, is_encrypted) in [
-            ("http://127.0.0.1:8080", "127.0.0.1:8080", false),
-            ("https://h/", "h:443", true),
-            ("https://h:80/", "h:80", true),
-            ("h:1", "h:1", false),
-        ] {
-            let server: HttpServer = text.parse().unwrap();
-            assert_eq!((server.server.to_string().as_str(), server.is_encrypted), (shown, is_encrypted));
-        }
-        assert!("nats://h".parse::<HttpServer>().is_err());
-    }
 
     #[test]
     fn a_message_is_a_block_of_lines() {
@@ -327,10 +196,5 @@ mod tests {
             lines.of(&json!({"gap": {"dropped": 7, "reason": "rate_limited"}})),
             "... 7 not shown (rate_limited)\n"
         );
-    }
-
-    #[test]
-    fn a_filter_stands_in_a_query() {
-        assert_eq!(percent_encoded("a.*.日>"), "a.%2A.%E6%97%A5%3E");
     }
 }

@@ -19,6 +19,7 @@ use super::endpoint::Endpoint;
 use super::holders::Holders;
 use super::map::{Map, Seed};
 use crate::coap::Token;
+use crate::hash::spread;
 
 /// What makes two messages of one endpoint the same.
 pub(super) type Key = (u16, Token);
@@ -220,11 +221,6 @@ impl Indexed {
 
 fn hash_of(seed: &Seed, key: Key) -> u32 {
     seed.hash_one(key) as u32
-}
-
-/// The table looks at both ends of a hash.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl Reply {

@@ -21,10 +21,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{IdentityArgs, duration};
+use super::http::{HttpAddress, HttpError};
 use super::tls::TlsArgs;
 use super::{Failure, on_one_thread, show};
 use model::{Model, Prompt, Snapshot};
-use source::{Address, Source, SourceError};
+use source::Source;
 
 /// How large `--once` draws.
 const ONCE: (u16, u16) = (120, 40);
@@ -33,7 +34,7 @@ const ONCE: (u16, u16) = (120, 40);
 pub struct TopArgs {
     /// The node's HTTP address
     #[arg(long, value_name = "URL", env = "WAYMEET_HTTP", default_value = "http://127.0.0.1:8080")]
-    pub server: Address,
+    pub server: HttpAddress,
     /// How often to ask
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
@@ -70,7 +71,7 @@ pub fn top(args: &TopArgs) -> Result<(), Failure> {
 }
 
 /// What has been asked for and not come yet.
-type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Snapshot, SourceError>> + 'a>>;
+type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Snapshot, HttpError>> + 'a>>;
 
 async fn watch(
     terminal: &mut DefaultTerminal,

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::exposition::Samples;
+use crate::cli::http::percent_encoded;
 
 /// How many looks the curves show.
 const HISTORY: usize = 120;
@@ -113,7 +114,7 @@ impl Model {
     /// What is asked of `/sessions`.
     pub fn query(&self) -> String {
         let minus = if self.descending { "-" } else { "" };
-        let filter: String = self.filter.bytes().map(encode).collect();
+        let filter = percent_encoded(&self.filter);
         format!("sort={minus}{}&limit={SESSIONS}&filter={filter}", self.sort())
     }
 
@@ -227,15 +228,6 @@ impl Model {
 
 fn list<'a>(answer: Option<&'a Value>, name: &str) -> &'a [Value] {
     answer.and_then(|answer| answer[name].as_array()).map(Vec::as_slice).unwrap_or_default()
-}
-
-/// A byte of a query's value (RFC 3986, section 2.3).
-fn encode(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02X}")
-    }
 }
 
 #[cfg(test)]

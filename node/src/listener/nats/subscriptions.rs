@@ -7,6 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use waymeet_core::hash::spread;
 
 use crate::subscription::Subscription;
 
@@ -69,9 +70,4 @@ impl Slot {
     fn is(&self, hash: u32, sid: &[u8]) -> bool {
         self.hash == hash && *self.subscription.sid == *sid
     }
-}
-
-/// The hash as the table wants it, which looks at the lowest and at the highest bits: by the odd fraction of the golden ratio.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -3,6 +3,17 @@
 //! Owns the equations. A player that sees the end of each of its messages counts them exactly. One that vanishes does
 //! not know what the node took of its last words, nor what the kernel still held for it; how much that can be is bounded
 //! by what it sent and by what was published to it.
+//!
+//! A message asks for one delivery for each subscription that it finds, or is unmatched and counts as one. So the sum of
+//! `waymeet_deliveries_matched_total` and `waymeet_messages_unmatched_total` follows from what was accepted:
+//!
+//! | accepted messages | each adds |
+//! |---|---|
+//! | to one of `OPEN` | the subscriptions that last, and the queue groups (`audience`) |
+//! | to a guest, or an answer that may come late | 1: the guest, or the requester, is there or has gone |
+//! | requests, and answers in time | what its player reckons (`asked`) |
+//! | to nobody | 1 (`unmatched`) |
+//! | of clients that left, beyond what they know of | 1: when they are about to leave they say nothing that adds more |
 
 use std::collections::BTreeMap;
 use std::thread::ScopedJoinHandle;
@@ -105,12 +116,12 @@ pub fn compare(books: &Books, stage: &Stage, counters: &Counters, checks: &mut C
     for listener in LISTENERS {
         one_listener(books, stage, counters, listener, checks);
     }
-    let doubtful = accepted - books.sum(None, |book| book.accepted).min(accepted);
+    // Of what the players that vanished do not know the fate of, this was accepted.
+    let beyond = accepted - books.sum(None, |book| book.accepted).min(accepted);
     subscriptions(books, stage, checks);
 
-    // What was published for guests, and answers that came late, were each one delivery or nobody's.
     let offers: u64 = Guest::ALL.iter().map(|guest| stage.offers(*guest)).sum();
-    let either = offers + books.sum(None, |book| book.late) + doubtful;
+    let either = offers + books.sum(None, |book| book.late) + beyond;
     let known = |subject: usize| stage.accepted(&[subject]) * audience(books, subject);
     let open: u64 = (0..OPEN.len()).map(known).sum();
     let asked = open + books.sum(None, |book| book.asked);
@@ -129,7 +140,7 @@ pub fn compare(books: &Books, stage: &Stage, counters: &Counters, checks: &mut C
     }
     let dropped = all("waymeet_messages_dropped_total") - all("waymeet_messages_rejected_total");
     println!(
-        "  {accepted} messages accepted, {unmatched} for nobody, {doubtful} of them from clients that left"
+        "  {accepted} messages accepted, {unmatched} for nobody, {beyond} from clients that left before they knew"
     );
     println!("  {matched} deliveries: {} handed out, {dropped} dropped", all("waymeet_messages_out_total"));
 }
