@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::interest::{Differences, changed, cost, digest, digest_of, is_within_bounds};
-use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES};
+use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES, SYNC_PAUSE};
 use super::local::{Changes, SELF};
 use super::nodes::Node;
 use super::set::Slot;
@@ -293,7 +293,8 @@ impl<I: Identity> Mesh<I> {
         node.sequence > 0 && node.lost.is_none_or(recently)
     }
 
-    /// Has everything sent that the neighbour lacks.
+    /// Sends what the neighbour lacks, the first portion at once: a message that another thread publishes before the timers
+    /// are looked at would be ahead of the state of its origin, and the neighbour would not know whose it is.
     pub(super) fn take_summary(&mut self, now: Instant, id: LinkId, summary: &Summary) {
         let theirs: std::collections::HashMap<Tag, u64> = summary.known.iter().copied().collect();
         let lacks = |node: &Node| theirs.get(&node.tag).is_none_or(|sequence| *sequence < node.sequence);
@@ -305,9 +306,12 @@ impl<I: Identity> Mesh<I> {
             .collect();
         let Some(link) = self.links.get_mut(&id) else { return };
         link.sync.extend(lacking);
-        if !link.sync.is_empty() {
-            link.sync_due.get_or_insert(now);
+        if link.sync.is_empty() || link.sync_due.is_some() {
+            return;
         }
+        // The next summary waits, even when nothing is left to be sent now.
+        link.sync_due = Some(now + SYNC_PAUSE);
+        self.send_sync(id);
     }
 
     /// Compares with every neighbour.
