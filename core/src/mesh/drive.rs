@@ -2,14 +2,13 @@
 //!
 //! Owns the order of things within a call. It must not decide what a frame means.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limits::{MAX_EARLY_DRAWS, REFRESH_DELAY, REFRESH_DELAY_PER_NODE, SYNC_PAUSE};
 use super::link::Phase;
 use super::local::SELF;
 use super::set::{NodeSet, Slot};
-use super::tree::{Graph, Tree, UNREACHED};
+use super::tree::{Graph, UNREACHED};
 use super::wire::{self, Frame, Ping};
 use super::{CloseReason, Event, Identity, LinkId, Mesh, Tag, Upstream};
 
@@ -162,7 +161,7 @@ impl<I: Identity> Mesh<I> {
         }
         if self.timers.digest <= now {
             self.timers.digest = now + self.limits.digest_interval;
-            self.former.forget(now);
+            self.views.forget(now);
             self.send_digests();
         }
         if self.timers.forget <= now {
@@ -249,14 +248,11 @@ impl<I: Identity> Mesh<I> {
     fn refresh(&mut self, now: Instant) {
         (self.timers.refresh, self.timers.refreshed) = (None, now);
         let changed = self.nodes.take_changed();
-        let before = self.graph.clone();
-        self.graph.update(&self.nodes, &changed);
-        debug_assert!(self.graph == Graph::of_all(&self.nodes), "nothing has changed unnoticed");
-        self.own_tree = self.graph.own_tree(SELF);
-        let trees = std::mem::take(&mut self.trees);
-        if self.graph != before {
-            self.former.remember(now, before, trees);
-        }
+        let mut graph = self.views.graph().clone();
+        graph.update(&self.nodes, &changed);
+        debug_assert!(graph == Graph::of_all(&self.nodes), "nothing has changed unnoticed");
+        self.own_tree = graph.own_tree(SELF);
+        self.views.replace(now, graph);
         self.table.graph_changed();
         let changed = |(slot, node): (Slot, &super::nodes::Node)| {
             let reached = self.own_tree.distance(slot) != UNREACHED;
@@ -270,11 +266,5 @@ impl<I: Identity> Mesh<I> {
             }
             self.push_event(if reached { Event::Joined(peer) } else { Event::Left(peer) });
         }
-    }
-
-    /// This node's part of an origin's tree.
-    pub(super) fn tree_of(&mut self, origin: Slot) -> Arc<Tree> {
-        let graph = &self.graph;
-        self.trees.entry(origin).or_insert_with(|| Arc::new(graph.tree(origin, SELF))).clone()
     }
 }

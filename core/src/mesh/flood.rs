@@ -252,8 +252,7 @@ impl<I: Identity> Mesh<I> {
         if let Some(mut node) = self.nodes.remove(slot) {
             self.interest_bytes -= node.interest.bytes;
             self.table.forget(&mut node.interest);
-            self.trees.remove(&slot);
-            self.former.clear();
+            self.views.forget_node(slot);
             self.links.values_mut().for_each(|link| {
                 link.sync.remove(&slot);
             });

@@ -162,12 +162,10 @@ impl<I: Identity> Mesh<I> {
         }
         if frame.target.is_none() && frame.assignments.is_empty() {
             self.find_way(now, origin, frame.message.subject);
-            let children = self.way.children.iter().filter_map(|child| self.link_to(*child));
-            let mut links: Vec<LinkId> = children.filter(|link| *link != from).collect();
+            let mut links = self.links_on(from, &self.way.children);
             let plain = self.way.plain;
-            if links.is_empty() && !plain && !self.local.is_believed_wanted(now, frame.message.subject) {
-                let receivers = self.receivers(frame.message.subject);
-                links = self.own_ways(from, origin, receivers.plain.iter());
+            if links.is_empty() && !plain {
+                links = self.links_at_dead_end((now, from), origin, frame.message.subject, &[]);
             }
             let scope = plain.then_some(Scope::Chosen { plain, groups: &[] });
             return Duty { scope, links, addressed: false };
@@ -185,18 +183,19 @@ impl<I: Identity> Mesh<I> {
             below.intersects(&receivers.plain) || chosen.iter().any(|slot| below.contains(*slot))
         };
         let (children, _) = self.children(now, origin, is_wanted);
-        let on_the_way = children.into_iter().filter_map(|child| self.link_to(child));
-        let mut links: Vec<LinkId> = on_the_way.filter(|link| *link != from).collect();
+        let mut links = self.links_on(from, &children);
         let plain = receivers.plain.contains(SELF);
-        if links.is_empty()
-            && !plain
-            && mine.is_empty()
-            && !self.local.is_believed_wanted(now, frame.message.subject)
-        {
-            links = self.own_ways(from, origin, receivers.plain.iter().chain(chosen));
+        if links.is_empty() && !plain && mine.is_empty() {
+            links = self.links_at_dead_end((now, from), origin, frame.message.subject, &chosen);
         }
         let scope = (plain || !mine.is_empty()).then_some(Scope::Chosen { plain, groups: mine });
         Duty { scope, links, addressed: !mine.is_empty() }
+    }
+
+    /// The links to neighbours, but for the one that a message came from.
+    fn links_on(&self, from: LinkId, children: &[Slot]) -> Vec<LinkId> {
+        let links = children.iter().filter_map(|child| self.link_to(*child));
+        links.filter(|link| *link != from).collect()
     }
 
     /// The link on which a message for one node goes on: in its origin's tree, or where that does not lead to the target
@@ -204,7 +203,7 @@ impl<I: Identity> Mesh<I> {
     fn way_on(&mut self, now: Instant, origin: Slot, target: Tag) -> Option<LinkId> {
         let target = self.nodes.by_tag(target)?;
         let own_way = self.link_toward(now, target);
-        let child = self.tree_of(origin).toward(target);
+        let child = self.views.tree(origin).toward(target);
         child.and_then(|child| self.link_to(child)).or(own_way)
     }
 

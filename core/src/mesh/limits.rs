@@ -65,6 +65,11 @@ pub(super) const SYNC_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const REFRESH_DELAY: Duration = Duration::from_millis(5);
 /// See [`REFRESH_DELAY`].
 pub(super) const REFRESH_DELAY_PER_NODE: Duration = Duration::from_micros(20);
+/// How long others may see the mesh as this node saw it before: news crosses a mesh of 1,000 nodes in 55 ms
+/// (docs/scale.md), and who is busy takes longer.
+pub(super) const VIEWS_DIFFER_FOR: Duration = Duration::from_millis(250);
+/// How many former graphs are kept at most.
+pub(super) const MAX_FORMER_VIEWS: usize = 4;
 /// How often the graph may be computed before its time within the delay for its nodes.
 pub(super) const MAX_EARLY_DRAWS: u8 = 4;
 /// How long a link that lost against its twin may still bring what was under way.

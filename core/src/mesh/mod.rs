@@ -91,8 +91,8 @@ use self::local::{LocalInterest, SELF};
 use self::nodes::{Node, Nodes};
 use self::refusal::Refusals;
 use self::set::Slot;
-use self::tree::{Graph, OwnTree, Tree};
-use self::views::FormerViews;
+use self::tree::{Graph, OwnTree};
+use self::views::Views;
 use self::wire::Frame;
 use crate::router::{Generation, Generations};
 use crate::subject::{Filter, Subject};
@@ -135,11 +135,8 @@ pub struct Mesh<I> {
     local: LocalInterest,
     /// Of all other nodes together.
     interest_bytes: usize,
-    graph: Graph,
+    views: Views,
     own_tree: OwnTree,
-    /// Of other origins, made when a message of theirs comes by.
-    trees: HashMap<Slot, Arc<Tree>>,
-    former: FormerViews,
     cache: HashMap<Box<str>, Cached>,
     /// Of the message that came in last.
     way: Way,
@@ -202,10 +199,8 @@ impl<I: Identity> Mesh<I> {
             table: Table::new(),
             local: LocalInterest::default(),
             interest_bytes: 0,
-            graph,
+            views: Views::new(graph),
             own_tree,
-            trees: HashMap::new(),
-            former: FormerViews::default(),
             cache: HashMap::new(),
             way: Way::default(),
             sequence: Sequence::default(),

@@ -218,7 +218,9 @@ impl<I: Identity> Mesh<I> {
         let mut candidates =
             up.filter(settled).filter(|link| self.peer < link.peer && !is_wanted(&link.peer));
         let held_without = |link: &&super::link::Link| {
-            self.nodes.by_tag(link.tag).is_some_and(|slot| self.graph.is_connected_without(SELF, slot))
+            self.nodes
+                .by_tag(link.tag)
+                .is_some_and(|slot| self.views.graph().is_connected_without(SELF, slot))
         };
         candidates.find(held_without).map(|link| link.id).into_iter().collect()
     }

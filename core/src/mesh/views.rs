@@ -1,6 +1,7 @@
 //! What keeps messages from getting lost while nodes see the mesh differently.
 //!
-//! Owns the graphs of a moment ago, and the way of a message that has come to a dead end. It must not compute a graph.
+//! Owns the graph and those of a moment ago, the trees in them, and the way of a message that has come to a dead end. It
+//! must not say when a graph is computed.
 //!
 //! A node passes a message on along its own view of the origin's tree. News travels for some milliseconds, so that an
 //! origin may still count on a node that, by a newer graph, is no longer on the way: a link between two others is
@@ -11,59 +12,85 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::limits::{MAX_FORMER_VIEWS, VIEWS_DIFFER_FOR};
 use super::local::SELF;
 use super::set::{NodeSet, Slot};
 use super::tree::{Graph, Tree};
 use super::{Identity, LinkId, Mesh};
+use crate::subject::Subject;
 
-/// How long others may see the mesh as this node saw it before: news crosses a mesh of 1,000 nodes in 55 ms
-/// (docs/scale.md), and who is busy takes longer.
-pub(super) const VIEWS_DIFFER_FOR: Duration = Duration::from_millis(250);
-/// How many former graphs are kept at most.
-const MAX_FORMER: usize = 4;
-
-/// A graph that was replaced, and the trees that were asked of it.
-struct Former {
+/// A graph, and the trees that were asked of it.
+struct View {
     graph: Graph,
+    /// Made when a message of their origin comes by.
     trees: HashMap<Slot, Arc<Tree>>,
-    until: Instant,
 }
 
-/// The graphs of a moment ago, the newest last.
-#[derive(Default)]
-pub(super) struct FormerViews(VecDeque<Former>);
+/// How this node sees the mesh, and how it saw it a moment ago.
+pub(super) struct Views {
+    current: View,
+    /// Each with the time until which others may believe in it, the newest last.
+    former: VecDeque<(View, Instant)>,
+}
 
-impl FormerViews {
-    /// Remembers a graph that was replaced `now`.
-    pub(super) fn remember(&mut self, now: Instant, graph: Graph, trees: HashMap<Slot, Arc<Tree>>) {
-        self.forget(now);
-        if self.0.len() >= MAX_FORMER {
-            self.0.pop_front();
+impl View {
+    fn new(graph: Graph) -> Self {
+        Self { graph, trees: HashMap::new() }
+    }
+
+    fn tree(&mut self, origin: Slot) -> Arc<Tree> {
+        let graph = &self.graph;
+        self.trees.entry(origin).or_insert_with(|| Arc::new(graph.tree(origin, SELF))).clone()
+    }
+}
+
+impl Views {
+    pub(super) fn new(graph: Graph) -> Self {
+        Self { current: View::new(graph), former: VecDeque::new() }
+    }
+
+    pub(super) fn graph(&self) -> &Graph {
+        &self.current.graph
+    }
+
+    /// Sees the mesh as `graph` from `now` on.
+    pub(super) fn replace(&mut self, now: Instant, graph: Graph) {
+        if graph == self.current.graph {
+            return;
         }
-        self.0.push_back(Former { graph, trees, until: now + VIEWS_DIFFER_FOR });
+        self.forget(now);
+        if self.former.len() >= MAX_FORMER_VIEWS {
+            self.former.pop_front();
+        }
+        let before = std::mem::replace(&mut self.current, View::new(graph));
+        self.former.push_back((before, now + VIEWS_DIFFER_FOR));
     }
 
     /// Forgets what nobody can believe in any more, and says until when the newest of the rest is believed in.
     pub(super) fn forget(&mut self, now: Instant) -> Option<Instant> {
-        while self.0.front().is_some_and(|former| former.until <= now) {
-            self.0.pop_front();
+        while self.former.front().is_some_and(|(_, until)| *until <= now) {
+            self.former.pop_front();
         }
-        self.0.back().map(|former| former.until)
+        self.former.back().map(|(_, until)| *until)
     }
 
     /// A node's slot is free for another.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    pub(super) fn forget_node(&mut self, slot: Slot) {
+        self.current.trees.remove(&slot);
+        self.former.clear();
     }
 
-    /// The trees that `origin` may believe in beside the current one.
+    /// This node's part of an origin's tree.
+    pub(super) fn tree(&mut self, origin: Slot) -> Arc<Tree> {
+        self.current.tree(origin)
+    }
+
+    /// The trees that `origin` may believe in.
     fn trees(&mut self, origin: Slot) -> impl Iterator<Item = Arc<Tree>> {
-        self.0.iter_mut().map(move |former| {
-            let graph = &former.graph;
-            former.trees.entry(origin).or_insert_with(|| Arc::new(graph.tree(origin, SELF))).clone()
-        })
+        let former = self.former.iter_mut().map(|(view, _)| view);
+        std::iter::once(&mut self.current).chain(former).map(move |view| view.tree(origin))
     }
 }
 
@@ -76,10 +103,9 @@ impl<I: Identity> Mesh<I> {
         origin: Slot,
         is_wanted: impl Fn(&NodeSet) -> bool,
     ) -> (Vec<Slot>, Option<Instant>) {
-        let until = self.former.forget(now);
+        let until = self.views.forget(now);
         let mut children: Vec<Slot> = Vec::new();
-        let current = self.tree_of(origin);
-        for tree in std::iter::once(current).chain(self.former.trees(origin)) {
+        for tree in self.views.trees(origin) {
             for branch in tree.branches.iter().filter(|branch| is_wanted(&branch.below)) {
                 if !children.contains(&branch.child) {
                     children.push(branch.child);
@@ -89,15 +115,22 @@ impl<I: Identity> Mesh<I> {
         (children, until)
     }
 
-    /// The links on which this node itself reaches `receivers`, but for the one a message came from.
-    pub(super) fn own_ways(
-        &self,
-        from: LinkId,
+    /// The links on which a message goes on that is not for this node and, by its view, for nobody beyond: its own ways to
+    /// those who want it and to those who were `chosen`. None where the sender may well have meant this node.
+    pub(super) fn links_at_dead_end(
+        &mut self,
+        (now, from): (Instant, LinkId),
         origin: Slot,
-        receivers: impl Iterator<Item = Slot>,
+        subject: Subject<'_>,
+        chosen: &[Slot],
     ) -> Vec<LinkId> {
         let mut links: Vec<LinkId> = Vec::new();
-        for slot in receivers.filter(|slot| *slot != SELF && *slot != origin) {
+        if self.local.is_believed_wanted(now, subject) {
+            return links;
+        }
+        let receivers = self.receivers(subject);
+        let wanted = receivers.plain.iter().chain(chosen.iter().copied());
+        for slot in wanted.filter(|slot| *slot != SELF && *slot != origin) {
             let link = self.own_tree.tree.toward(slot).and_then(|child| self.link_to(child));
             links.extend(link.filter(|link| *link != from && !links.contains(link)));
         }
