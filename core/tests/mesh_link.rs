@@ -197,6 +197,36 @@ fn a_node_that_starts_again_with_its_clock_set_back_is_believed() {
     assert_eq!(network.node(0).clients.got.len(), 1);
 }
 
+/// A node learns while it shakes hands with another that its clock was set back. Its hello names one life then, and all
+/// that it says of itself a later one, of which the other may have heard before the hello came.
+#[test]
+fn a_life_that_begins_during_a_handshake_keeps_the_link() {
+    for is_known_before in [false, true] {
+        let (mut network, _) = pair(Limits::default());
+        network.crash(1);
+        network.run_for(QUIET);
+        let slow = network.add();
+        let [near, far] = [Duration::from_millis(1), Duration::from_millis(25)];
+        if is_known_before {
+            network.connect_with(0, slow, near, 1);
+        }
+        network.start_at(1, 0);
+        network.connect_with(1, slow, far, 1);
+        network.connect_with(1, 0, near, 1);
+        network.run_for(QUIET);
+        network.crash(0);
+        network.run_for(QUIET);
+        network.subscribe(1, 1, "t", None);
+        network.subscribe(slow, 2, "u", None);
+        network.run_for(QUIET);
+        network.publish_text(slow, "t", "x");
+        network.publish_text(1, "u", "y");
+        network.run_for(QUIET);
+        assert_eq!(network.node(1).clients.got.len(), 1, "known before: {is_known_before}");
+        assert_eq!(network.node(slow).clients.got.len(), 1, "known before: {is_known_before}");
+    }
+}
+
 #[test]
 fn a_block_of_messages_takes_the_way_of_single_ones() {
     let limits = Limits { window_bytes: 2_000, ..Limits::default() };

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::interest::{Differences, changed, cost, digest, digest_of, is_within_bounds};
 use super::limits::{ANNOUNCE_INTERVAL_PER_NODE, SYNC_BYTES, SYNC_PAUSE};
+use super::link::Link;
 use super::local::{Changes, SELF};
 use super::nodes::Node;
 use super::set::Slot;
@@ -102,6 +103,7 @@ impl<I: Identity> Mesh<I> {
         if let (Some(slot), Some(held)) = (known, held)
             && held >= (head.epoch, head.sequence)
         {
+            self.take_life(now, from, slot, head.epoch);
             self.take_known_state(now, from, slot, bytes, (head.epoch, head.sequence));
             return Ok(());
         }
@@ -118,6 +120,7 @@ impl<I: Identity> Mesh<I> {
         if restarted {
             self.begin_life(now, slot, record.epoch);
         }
+        self.take_life(now, from, slot, record.epoch);
         if self.believe(now, slot, &record, state)? {
             self.pass_on(from, slot, bytes);
         } else {
@@ -212,16 +215,29 @@ impl<I: Identity> Mesh<I> {
         node.sequence = 0;
         self.nodes.set_links(slot, Box::default());
         self.nodes.set_epoch(&self.identity, slot, epoch);
-        // A neighbour that learned of a later life of its own (its clock was set back) keeps its links.
-        if let Some(node) = self.nodes.get(slot) {
-            for link in self.links.values_mut().filter(|link| link.peer == node.peer) {
-                if self.neighbours.get(&link.tag) == Some(&link.id) {
-                    self.neighbours.remove(&link.tag);
-                    self.neighbours.insert(node.tag, link.id);
-                }
-                link.tag = node.tag;
-                self.timers.announce.get_or_insert(now);
+        self.rename_links(now, slot);
+    }
+
+    /// What a neighbour says of itself tells its life. That may be a later one than its hello's without having begun here:
+    /// the record may be the first, or have come another way before the hello did.
+    fn take_life(&mut self, now: Instant, from: LinkId, slot: Slot, epoch: u64) {
+        let (Some(node), Some(link)) = (self.nodes.get(slot), self.links.get(&from)) else { return };
+        if node.peer == link.peer && node.epoch == epoch && link.tag_epoch < epoch {
+            self.rename_links(now, slot);
+        }
+    }
+
+    /// A neighbour that learned of a later life of its own (its clock was set back) keeps its links.
+    fn rename_links(&mut self, now: Instant, slot: Slot) {
+        let Some(node) = self.nodes.get(slot) else { return };
+        let is_older = |link: &&mut Link| link.peer == node.peer && link.tag_epoch < node.epoch;
+        for link in self.links.values_mut().filter(is_older) {
+            if self.neighbours.get(&link.tag) == Some(&link.id) {
+                self.neighbours.remove(&link.tag);
+                self.neighbours.insert(node.tag, link.id);
             }
+            (link.tag, link.tag_epoch) = (node.tag, node.epoch);
+            self.timers.announce.get_or_insert(now);
         }
         self.graph_soon(now);
     }

@@ -137,7 +137,7 @@ impl<I: Identity> Mesh<I> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.their_hello = bytes.into();
         link.tag = Tag::new(&self.identity, &link.peer, hello.epoch);
-        link.peer_epoch = hello.epoch;
+        (link.tag_epoch, link.peer_epoch) = (hello.epoch, hello.epoch);
         link.tells_traces = hello.features & FEATURE_TRACES != 0;
         if link.dialled == Dialled::ByPeer {
             link.age = (hello.epoch, hello.attempt);

@@ -58,8 +58,11 @@ pub(super) struct Link {
     pub(super) dialled: Dialled,
     pub(super) cost: u32,
     pub(super) phase: Phase,
-    /// The peer's life, once its hello is here.
+    /// The peer's life, once its hello is here, and its epoch. Later than the hello's when the peer has learned since of a
+    /// later life of its own.
     pub(super) tag: Tag,
+    pub(super) tag_epoch: u64,
+    /// As the peer's hello has it: both ends rank twins by it.
     pub(super) peer_epoch: u64,
     /// The dialling side's life and attempt: of two links the greater stays.
     pub(super) age: (u64, u64),
@@ -95,6 +98,7 @@ impl Link {
             cost,
             phase: Phase::Hello,
             tag: Tag(0),
+            tag_epoch: 0,
             peer_epoch: 0,
             age: (0, 0),
             our_hello: Box::default(),
