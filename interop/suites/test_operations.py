@@ -1,8 +1,6 @@
-"""What an operator sees and does: sessions over every protocol, monitoring answers, metrics, signals, and
-`waymeet top` on a pseudo terminal."""
+"""What an operator sees and does: sessions over every protocol, signals, and `waymeet top` on a pseudo terminal."""
 
 import asyncio
-import datetime
 import fcntl
 import json
 import os
@@ -11,8 +9,6 @@ import shutil
 import struct
 import sys
 import termios
-import urllib.error
-import urllib.request
 
 import nats
 import pyte
@@ -23,7 +19,8 @@ from absent import absent
 from drivers.nats_py import connected
 from drivers.process import run
 from identities import PASSWORD, hash_of, nats_py
-from waymeet_node import NatsServer, Waymeet
+from plain_http import asked
+from waymeet_node import Waymeet
 
 CONFIG = """
 [[listeners.lines]]
@@ -56,30 +53,6 @@ password_hash = "{hash}"
 publish = {{ allow = ["a.>"] }}
 subscribe = {{ allow = ["a.>", "_INBOX.>"] }}
 """
-
-
-def ask(base, path, method="GET", user=None):
-    """One request; the status and the body, as JSON where it is."""
-    request = urllib.request.Request(f"{base}{path}", method=method)
-    if user:
-        manager = urllib.request.HTTPPasswordMgrWithPriorAuth()
-        manager.add_password(None, base, user, PASSWORD, is_authenticated=True)
-        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
-    else:
-        opener = urllib.request.build_opener()
-    try:
-        with opener.open(request, timeout=60) as response:
-            status, body = response.status, response.read()
-    except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
-    try:
-        return status, json.loads(body)
-    except ValueError:
-        return status, body.decode()
-
-
-async def asked(*args, **kwargs):
-    return await asyncio.to_thread(ask, *args, **kwargs)
 
 
 async def sessions(node, query="", **kwargs):
@@ -217,170 +190,6 @@ async def test_who_may_see_and_end_what(binary):
             del ada, bob
     finally:
         assert await node.stop() == 0
-
-
-def kind(value):
-    return (
-        "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
-    )
-
-
-# What this node has no figure for, so that it leaves it out (docs/operations.md).
-ABSENT = {
-    "varz": {
-        "git_commit", "go", "gomaxprocs", "stale_connections", "stalled_clients", "http_req_stats",
-        "config_load_time", "config_digest", "feature_flags", "stale_connection_stats", "disk_io_wait_stats",
-    },
-    "connz": set(),
-    "connection": {"rtt"},
-    "subsz": {"num_cache", "num_inserts", "num_removes", "num_matches", "cache_hit_rate", "max_fanout",
-              "avg_fanout"},
-    "subscription": {"account_tag"},
-    "routez": set(),
-}  # fmt: skip
-
-
-def same_shape(what, real, ours):
-    """What nats-server has is here too, with the same type of value, but for what is known to be absent."""
-    missing = {name for name in real if name not in ours}
-    assert missing <= ABSENT[what], f"{what}: {missing - ABSENT[what]} are missing"
-    for name in set(real) & set(ours):
-        assert kind(real[name]) == kind(ours[name]), (
-            f"{what}.{name}: {real[name]!r} there, {ours[name]!r} here"
-        )
-
-
-async def load(address):
-    """The same traffic for both: a client with two subscriptions, one message received."""
-    client = await connected(address, name="ada")
-    received = await client.subscribe("a.*")
-    await client.subscribe("b.>", queue="workers")
-    await client.publish("a.x", b"hello")
-    await received.next_msg(30)
-    return client
-
-
-async def test_monitoring_answers_have_nats_server_s_shape(world):
-    # Its makers publish it on PyPI, beside the clients.
-    beside = pathlib.Path(sys.executable).parent
-    nats_server = shutil.which("nats-server", path=str(beside)) or absent("nats-server")
-    real = NatsServer(nats_server)
-    await real.start()
-    try:
-        base = {"real": real.monitor, "ours": world.node.http}
-        clients = [await load(real.nats), await load(world.node.nats)]
-
-        async def both(path):
-            answers = [await asked(base[which], path) for which in ["real", "ours"]]
-            assert [status for status, _ in answers] == [200, 200], answers
-            return [answer for _, answer in answers]
-
-        same_shape("varz", *await both("/varz"))
-        for query in [
-            "",
-            "?sort=bytes_to&limit=1024",
-            "?subs=1",
-            "?subs=detail",
-            "?limit=100&offset=0&auth=1",
-        ]:
-            there, here = await both(f"/connz{query}")
-            same_shape("connz", there, here)
-            mine = [c for c in here["connections"] if c.get("name") == "ada"] or here["connections"]
-            same_shape(
-                "connection", {k: v for k, v in there["connections"][0].items() if k != "name_tag"}, mine[0]
-            )
-        there, here = await both("/connz?subs=1")
-        mine = next(c for c in here["connections"] if c.get("name") == "ada")
-        assert sorted(mine["subscriptions_list"]) == sorted(there["connections"][0]["subscriptions_list"])
-        same = [
-            "kind",
-            "type",
-            "ip",
-            "in_msgs",
-            "out_msgs",
-            "in_bytes",
-            "subscriptions",
-            "name",
-            "lang",
-            "version",
-        ]
-        assert {k: mine[k] for k in same} == {k: there["connections"][0][k] for k in same}
-        there, here = await both("/subsz?subs=1")
-        same_shape("subsz", there, here)
-        # Neither lists them in any order.
-        grouped = [
-            next(one for one in answer["subscriptions_list"] if one.get("qgroup") == "workers")
-            for answer in (there, here)
-        ]
-        same_shape("subscription", *grouped)
-        there, here = await both("/subsz?test=a.x")
-        assert {s["subject"] for s in here["subscriptions_list"]} >= {"a.*"}
-        same_shape("routez", *await both("/routez"))
-        assert await both("/healthz?js-server-only=true") == [{"status": "ok"}] * 2
-        for query in ["sort=bogus", "limit=x"]:
-            assert [(await asked(base[which], f"/connz?{query}"))[0] for which in base] == [400, 400]
-        for client in clients:
-            await client.close()
-    finally:
-        await real.stop()
-
-
-# What nats-top asks /connz to sort by (`server.SortOpt`), the closed connections' reasons aside.
-TOP_SORTS = [
-    "cid", "start", "subs", "pending", "msgs_to", "msgs_from", "bytes_to", "bytes_from", "last", "idle",
-    "uptime", "rtt",
-]  # fmt: skip
-# What it decodes and shows, with Go's types: `server.Varz` and `server.ConnInfo` in nats-server's server/monitor.go.
-TOP_VARZ = {
-    "server_id": str, "server_name": str, "version": str, "uptime": str, "cpu": float, "mem": int,
-    "slow_consumers": int, "connections": int, "subscriptions": int,
-    "in_msgs": int, "out_msgs": int, "in_bytes": int, "out_bytes": int, "now": "time", "start": "time",
-}  # fmt: skip
-TOP_CONNECTION = {
-    "cid": int, "ip": str, "port": int, "name": str, "subscriptions": int, "pending_bytes": int,
-    "in_msgs": int, "out_msgs": int, "in_bytes": int, "out_bytes": int, "lang": str, "version": str,
-    "uptime": str, "idle": str, "start": "time", "last_activity": "time", "subscriptions_list": list,
-}  # fmt: skip
-
-
-def decodes(answer, fields):
-    """Whether Go's encoding/json takes the answer: an integer has no fraction, a float may be one, a time is RFC 3339."""
-    for name, wanted in fields.items():
-        value = answer[name]
-        if wanted == "time":
-            assert datetime.datetime.fromisoformat(value).tzinfo, (name, value)
-        elif wanted is float:
-            assert type(value) in (int, float), (name, value)
-        else:
-            assert type(value) is wanted, (name, value)
-
-
-async def test_nats_top_finds_what_it_reads(world):
-    """nats-top is to be had from none of the registries that the suites use; this is what it asks and decodes."""
-    client = await load(world.node.nats)
-    status, varz = await asked(world.node.http, "/varz")
-    assert status == 200
-    decodes(varz, TOP_VARZ)
-    for sort in TOP_SORTS:
-        status, connz = await asked(world.node.http, f"/connz?limit=1024&sort={sort}&subs=1")
-        assert status == 200, sort
-        found = next(one for one in connz["connections"] if one.get("name") == "ada")
-        decodes(found, TOP_CONNECTION)
-    await client.close()
-
-
-async def test_the_metrics_are_as_promtool_wants_them(world, subject):
-    world.needs("promtool")
-    client = await connected(world.node.nats)
-    await client.subscribe(subject)
-    await client.publish(subject, b"x")
-    await client.flush()
-    _, text = await asked(world.node.http, "/metrics")
-    code, out, err = await run("promtool", "check", "metrics", stdin=text.encode())
-    assert (code, out, err) == (0, b"", b""), "not a word of advice"
-    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "waymeet_build_info"]:
-        assert f"\n{name}" in text, name
-    await client.close()
 
 
 async def test_drain_ends_the_node_of_a_directory(binary):

@@ -11,21 +11,22 @@ use anyhow::{Context as _, Result};
 
 use crate::{debian, shell};
 
-/// Programs from Debian's packages: what is looked for, the package, and the client kinds that are left
+/// Programs from Debian's packages: what is looked for, the packages, and the client kinds that are left
 /// out without it.
-const DEBIAN: &[(&[&str], &str, &[&str])] = &[
-    (&["curl"], "curl", &["curl-post-sse", "curl-put-ndjson"]),
-    (&["coap-client-notls", "coap-client", "coap-client-openssl"], "libcoap3-bin", &["coap-client"]),
-    (&["coap-server-notls", "coap-server", "coap-server-openssl"], "libcoap3-bin", &["coap-server"]),
-    (&["chromium"], "chromium", &["ws-browser"]),
-    (&["nc"], "netcat-openbsd", &["nc"]),
-    (&["promtool"], "prometheus", &["promtool"]),
-    (&["logger"], "bsdutils", &["logger"]),
-    (&["faketime"], "faketime", &["faketime"]),
-    (&["javac"], "default-jdk-headless", &["java"]),
-    (&["ip"], "iproute2", &[NAMESPACES]),
-    (&["nft"], "nftables", &[NAMESPACES]),
-    (&["sysctl"], "procps", &[NAMESPACES]),
+const DEBIAN: &[(&[&str], &[&str], &[&str])] = &[
+    (&["curl"], &["curl"], &["curl-post-sse", "curl-put-ndjson"]),
+    (&["coap-client-notls", "coap-client", "coap-client-openssl"], &["libcoap3-bin"], &["coap-client"]),
+    (&["coap-server-notls", "coap-server", "coap-server-openssl"], &["libcoap3-bin"], &["coap-server"]),
+    (&["chromium"], &["chromium"], &["ws-browser"]),
+    (&["nc"], &["netcat-openbsd"], &["nc"]),
+    (&["promtool"], &["prometheus"], &["promtool"]),
+    (&["collectd"], &["collectd-core", "libcurl3-gnutls", "libyajl2"], &["collectd"]),
+    (&["logger"], &["bsdutils"], &["logger"]),
+    (&["faketime"], &["faketime"], &["faketime"]),
+    (&["javac"], &["default-jdk-headless"], &["java"]),
+    (&["ip"], &["iproute2"], &[NAMESPACES]),
+    (&["nft"], &["nftables"], &[NAMESPACES]),
+    (&["sysctl"], &["procps"], &[NAMESPACES]),
 ];
 
 /// What the suites that make networks of their own need; `interop/network.py` says how they make them.
@@ -170,15 +171,15 @@ fn namespaces() -> Option<(&'static str, String)> {
 fn programs() -> Result<Vec<(&'static str, String)>> {
     let is_missing = |programs: &[&str]| shell::find_program(programs).is_none();
     let wanted: Vec<&str> =
-        DEBIAN.iter().filter(|(p, ..)| is_missing(p)).map(|(_, package, _)| *package).collect();
+        DEBIAN.iter().filter(|(p, ..)| is_missing(p)).flat_map(|(_, packages, _)| *packages).copied().collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     debian::install(&wanted)?;
     let absent = DEBIAN.iter().filter(|(programs, ..)| is_missing(programs));
     Ok(absent
-        .flat_map(|(_, package, kinds)| {
-            kinds.iter().map(move |kind| (*kind, format!("the Debian package {package} is not installed")))
+        .flat_map(|(_, packages, kinds)| {
+            kinds.iter().map(move |kind| (*kind, format!("Debian's {} is not installed", packages.join(", "))))
         })
         .collect())
 }
