@@ -170,8 +170,12 @@ fn namespaces() -> Option<(&'static str, String)> {
 /// Installs what is missing when this is root on a Debian; says which client kinds are left out.
 fn programs() -> Result<Vec<(&'static str, String)>> {
     let is_missing = |programs: &[&str]| shell::find_program(programs).is_none();
-    let wanted: Vec<&str> =
-        DEBIAN.iter().filter(|(p, ..)| is_missing(p)).flat_map(|(_, packages, _)| *packages).copied().collect();
+    let wanted: Vec<&str> = DEBIAN
+        .iter()
+        .filter(|(p, ..)| is_missing(p))
+        .flat_map(|(_, packages, _)| *packages)
+        .copied()
+        .collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -179,7 +183,9 @@ fn programs() -> Result<Vec<(&'static str, String)>> {
     let absent = DEBIAN.iter().filter(|(programs, ..)| is_missing(programs));
     Ok(absent
         .flat_map(|(_, packages, kinds)| {
-            kinds.iter().map(move |kind| (*kind, format!("Debian's {} is not installed", packages.join(", "))))
+            kinds
+                .iter()
+                .map(move |kind| (*kind, format!("Debian's {} is not installed", packages.join(", "))))
         })
         .collect())
 }
