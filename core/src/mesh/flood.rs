@@ -117,8 +117,8 @@ impl<I: Identity> Mesh<I> {
         }
         let Some(slot) = known.or_else(|| self.make_room(now, &peer, record.epoch)) else { return Ok(()) };
         let restarted = held.is_some_and(|(epoch, _)| epoch < record.epoch);
-        if restarted {
-            self.begin_life(now, slot, record.epoch);
+        if restarted && !self.begin_life(now, slot, record.epoch) {
+            return Ok(());
         }
         self.take_life(now, from, slot, record.epoch);
         if self.believe(now, slot, &record, state)? {
@@ -206,9 +206,14 @@ impl<I: Identity> Mesh<I> {
         Ok(true)
     }
 
-    /// A node has started again: nothing of its former life holds.
-    fn begin_life(&mut self, now: Instant, slot: Slot, epoch: u64) {
-        let Some(node) = self.nodes.get_mut(slot) else { return };
+    /// A node has started again: nothing of its former life holds. False when its new tag is another node's.
+    fn begin_life(&mut self, now: Instant, slot: Slot, epoch: u64) -> bool {
+        let Some(node) = self.nodes.get(slot) else { return false };
+        if self.nodes.is_anothers(Tag::new(&self.identity, &node.peer, epoch), &node.peer) {
+            self.counters.nodes_refused += 1;
+            return false;
+        }
+        let Some(node) = self.nodes.get_mut(slot) else { return false };
         self.interest_bytes -= node.interest.bytes;
         self.table.forget(&mut node.interest);
         node.window = super::window::Window::default();
@@ -216,6 +221,7 @@ impl<I: Identity> Mesh<I> {
         self.nodes.set_links(slot, Box::default());
         self.nodes.set_epoch(&self.identity, slot, epoch);
         self.rename_links(now, slot);
+        true
     }
 
     /// What a neighbour says of itself tells its life. That may be a later one than its hello's without having begun here:
@@ -244,13 +250,20 @@ impl<I: Identity> Mesh<I> {
 
     /// Somebody remembers a later life of this node: its clock was set back since. Begins one after that.
     fn outlive(&mut self, now: Instant, epoch: u64) {
-        let Some(epoch) = epoch.checked_add(1) else { return };
+        let is_free =
+            |epoch: &u64| !self.nodes.is_anothers(Tag::new(&self.identity, &self.peer, *epoch), &self.peer);
+        let Some(epoch) = epoch.checked_add(1).and_then(|next| (next..).find(is_free)) else { return };
         self.nodes.set_epoch(&self.identity, SELF, epoch);
         self.announce_soon(now);
     }
 
-    /// A slot for a node that was not known; `None` when there are too many.
+    /// A slot for a node that was not known; `None` when there are too many, or when its tag is another node's: eight bytes
+    /// of a hash can be made alike with patience.
     fn make_room(&mut self, now: Instant, peer: &PeerId, epoch: u64) -> Option<Slot> {
+        if self.nodes.is_anothers(Tag::new(&self.identity, peer, epoch), peer) {
+            self.counters.nodes_refused += 1;
+            return None;
+        }
         if self.nodes.len() >= self.limits.max_nodes {
             let lost = self.nodes.iter().filter_map(|(slot, node)| Some((node.lost?, slot)));
             let Some((_, oldest)) = lost.min() else {

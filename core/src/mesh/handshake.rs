@@ -176,6 +176,10 @@ impl<I: Identity> Mesh<I> {
         if difference != 0 {
             return Err(CloseReason::Secret);
         }
+        let twin = self.neighbours.get(&link.tag).and_then(|other| self.links.get(other));
+        if twin.is_some_and(|twin| twin.peer != link.peer) || self.nodes.is_anothers(link.tag, &link.peer) {
+            return Err(CloseReason::Forged("the tag is another node's"));
+        }
         if link.dialled == Dialled::ByPeer {
             self.send_proof(id);
         }

@@ -168,6 +168,11 @@ impl Nodes {
         self.by_tag.get(&tag).copied()
     }
 
+    /// Whether a tag is that of another node than `peer`.
+    pub(super) fn is_anothers(&self, tag: Tag, peer: &PeerId) -> bool {
+        self.by_tag(tag).and_then(|slot| self.get(slot)).is_some_and(|node| node.peer != *peer)
+    }
+
     /// The node that a token names: its peer id, or the tag of its present life.
     pub(super) fn by_token(&self, token: &str) -> Option<Slot> {
         self.by_text.get(token).copied().or_else(|| self.by_tag(Tag::from_token(token)?))
