@@ -120,7 +120,7 @@ async def test_readers_of_events_are_bounded(started):
     assert await metric(node, "waymeet_event_streams") == 1
     refused = await fetch(f"{node.http}/sub/a")
     assert refused.status == 503 and refused.json()["reason"] == "overloaded"
-    assert await metric(node, 'waymeet_connections_refused_total{limit="http.max_event_streams"}') == 1
+    assert await metric(node, 'waymeet_limit_reached_total{limit="limits.http.max_event_streams"}') == 1
     await reader.close()
 
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::{Place, Who};
 use crate::handle::NodeHandle;
+use crate::metrics::Limit;
 
 impl NodeHandle {
     /// The same node on behalf of a user, whose permissions hold for all that is done with it.
@@ -16,16 +17,16 @@ impl NodeHandle {
     /// Takes a place for a client's connection; `None` when there are too many, or too many of its address.
     pub(crate) fn admit(&self, address: IpAddr) -> Option<Place> {
         if self.is_full() {
-            self.metrics().refused_connection("max_connections");
+            self.metrics().limit_reached(Limit::MaxConnections);
             return None;
         }
         if self.shared.exchange.budget.is_exhausted() {
-            self.metrics().refused_connection("buffer_bytes");
+            self.metrics().limit_reached(Limit::BufferBytes);
             return None;
         }
         let place = self.shared.clients.admit(address, self.shared.config.limits.max_connections_per_address);
         if place.is_none() {
-            self.metrics().refused_connection("max_connections_per_address");
+            self.metrics().limit_reached(Limit::MaxConnectionsPerAddress);
         }
         place
     }

@@ -25,7 +25,7 @@ use waymeet_core::{Filter, Message, Subject, SubjectFilter};
 use super::engine::Transport;
 use super::identity::NodeKey;
 use super::outbox::LinkOutbox;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 use crate::publisher::Publisher;
 use crate::trace::{Parcel, Tracer};
 
@@ -365,14 +365,17 @@ impl Hub {
         if delivered > 0 {
             metrics.delivered(Listener::Mesh, delivered, 0);
         }
-        for (reason, count) in [
-            (DropReason::TtlExpired, far),
-            (DropReason::LinkDown, down),
-            (DropReason::SlowSubscriber, slow),
-            (DropReason::PayloadTooLarge, large),
+        for (reason, limit, count) in [
+            (DropReason::TtlExpired, Some(Limit::MeshMaxHops), far),
+            (DropReason::LinkDown, None, down),
+            (DropReason::SlowSubscriber, Some(Limit::MeshBacklogBytes), slow),
+            (DropReason::PayloadTooLarge, Some(Limit::MaxPayloadBytes), large),
         ] {
             if count > 0 {
                 metrics.dropped(Listener::Mesh, reason, count);
+                if let Some(limit) = limit {
+                    metrics.limit_reached_by(limit, count);
+                }
             }
         }
     }

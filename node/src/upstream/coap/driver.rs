@@ -19,7 +19,7 @@ use super::{Attached, Upstream};
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle};
 use crate::interest::{Change, InterestWatch};
-use crate::metrics::Listener;
+use crate::metrics::{Limit, Listener};
 use crate::outbox::Item;
 use crate::upstream::Reply;
 
@@ -128,7 +128,10 @@ impl Driver {
             Ok(id) => {
                 self.calls.insert(id, delivery);
             }
-            Err(full) => self.reply(&delivery, &Reply::busy(full.limit)),
+            Err(full) => {
+                self.node.metrics().limit_reached(Limit::CoapUpstreamMaxInFlight);
+                self.reply(&delivery, &Reply::busy(full.limit));
+            }
         }
     }
 
@@ -246,6 +249,7 @@ impl Driver {
             }
             Err(full) => {
                 if !std::mem::replace(&mut self.is_full, true) {
+                    self.node.metrics().limit_reached(Limit::CoapUpstreamMaxObservations);
                     tracing::warn!(%subject, limit = full.limit, "no more resources are observed");
                 }
             }

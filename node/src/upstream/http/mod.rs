@@ -19,7 +19,7 @@ use crate::config::HttpUpstream;
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle, SubscribeError};
 use crate::listener::http::{payload, read_body};
-use crate::metrics::Listener;
+use crate::metrics::{Limit, Listener};
 use crate::outbox::Item;
 use crate::tls::client::{self, Trust};
 use crate::tls::https::{Bounds, HttpsClient, https_client};
@@ -113,7 +113,10 @@ impl Attached {
                         drop(place);
                     });
                 }
-                Err(_) => shared.send(&delivery, Reply::busy(limit)),
+                Err(_) => {
+                    shared.node.metrics().limit_reached(Limit::HttpUpstreamMaxInFlight);
+                    shared.send(&delivery, Reply::busy(limit));
+                }
             }
         }
         let all = u32::try_from(limit).unwrap_or(u32::MAX);
