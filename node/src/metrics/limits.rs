@@ -207,6 +207,9 @@ impl Collector for LimitMetrics {
 }
 
 #[cfg(test)]
+mod page;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
