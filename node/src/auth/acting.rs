@@ -31,3 +31,28 @@ impl NodeHandle {
         place
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Node;
+    use crate::config::{Address, Config};
+
+    #[tokio::test]
+    async fn an_address_too_often_is_refused_and_counted() {
+        let mut config = Config::default();
+        config.listeners.nats.address = Address::Off;
+        config.listeners.coap.address = Address::Off;
+        config.listeners.http.address = Address::Off;
+        config.mesh.address = Address::Off;
+        config.limits.max_connections_per_address = 1;
+        let node = Node::builder().config(config).workers(1).start().await.unwrap();
+        let handle = node.handle();
+        let one = handle.admit("192.0.2.1".parse().unwrap()).unwrap();
+        assert!(handle.admit("192.0.2.1".parse().unwrap()).is_none());
+        assert!(handle.admit("192.0.2.2".parse().unwrap()).is_some());
+        drop(one);
+        assert!(handle.admit("192.0.2.1".parse().unwrap()).is_some());
+        assert_eq!(handle.metrics().limits_reached(Limit::MaxConnectionsPerAddress), 1);
+    }
+}
