@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use tokio::net::UdpSocket;
-use waymeet::Node;
+use waymeet::{DropReason, Limit, Node};
 use waymeet_core::coap::codec::{self, Encoder};
 use waymeet_core::coap::option::number;
 use waymeet_core::coap::{Code, Limits, Token, Type};
 
 use crate::http_support::{SOON, subscribe};
-use crate::{Met, start, start_everywhere};
+use crate::{Met, met, start, start_everywhere};
 
 /// A CoAP client.
 pub struct Client {
@@ -71,6 +71,9 @@ pub async fn coap_max_exchanges() -> Met {
     // Both are read by one task, in order.
     other.ask().await;
     assert_eq!(other.code().await, "5.03");
+    // The node sends before it counts.
+    met(&node, Limit::CoapMaxExchanges, 1).await;
+    assert_eq!(node.handle().metrics().drops(DropReason::Overloaded), 1);
     (node, 1)
 }
 

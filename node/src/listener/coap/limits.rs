@@ -6,7 +6,7 @@ use waymeet_core::coap::Limits;
 use waymeet_core::coap::session::Reached;
 
 use crate::config::Config;
-use crate::metrics::{Limit, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 
 /// What one session may hold.
 pub(super) fn of_session(config: &Config) -> Limits {
@@ -26,8 +26,8 @@ pub(super) fn of_session(config: &Config) -> Limits {
     }
 }
 
-/// Counts what a session has met.
-pub(super) fn count(reached: &Reached, metrics: &Metrics) {
+/// Counts what a session has met, and the messages that the session has refused for it.
+pub(super) fn count(reached: &Reached, listener: Listener, metrics: &Metrics) {
     // Named one by one, so that a new count has to be given its limit.
     let Reached {
         max_payload_bytes,
@@ -46,6 +46,13 @@ pub(super) fn count(reached: &Reached, metrics: &Metrics) {
         notify_queue_bytes_total,
         amplification,
     } = *reached;
+    for (reason, times) in [
+        (DropReason::PayloadTooLarge, max_payload_bytes),
+        (DropReason::Overloaded, endpoints + exchanges + exchanges_per_endpoint),
+        (DropReason::Invalid, max_request_timeout),
+    ] {
+        (0..times).for_each(|_| metrics.rejected(listener, reason));
+    }
     for (limit, times) in [
         (Limit::MaxPayloadBytes, max_payload_bytes),
         (Limit::CoapDedupEntries, dedup_entries),

@@ -313,7 +313,7 @@ impl Driver {
             metrics.delivered(listener, delivered.messages, delivered.bytes);
         }
         while let Some(reached) = session.take_reached() {
-            limits::count(&reached, metrics);
+            limits::count(&reached, listener, metrics);
         }
     }
 }
