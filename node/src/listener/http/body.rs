@@ -126,7 +126,7 @@ pub(crate) enum BodyError {
 
 impl BodyError {
     /// The limit of the configuration that the body has met, as the body of a message.
-    pub(super) fn limit(&self) -> Option<Limit> {
+    pub(crate) fn limit(&self) -> Option<Limit> {
         match self {
             Self::TooLarge { .. } => Some(Limit::MaxPayloadBytes),
             Self::Timeout => Some(Limit::HttpBodyReadTimeout),

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waymeet_core::coap::client::{Client, Event, ObservationId, RequestId, Response};
+use waymeet_core::coap::client::{Client, Event, Failure, ObservationId, RequestId, Response};
 use waymeet_core::{Message, Subject, SubjectFilter};
 
 use super::call::{is_notification, notification_headers};
@@ -184,7 +184,12 @@ impl Driver {
     fn carry_out(&mut self, event: Event) {
         match event {
             Event::Answered(id, response) => self.finish(id, &Reply::from_coap(response)),
-            Event::Failed(id, failure) => self.finish(id, &self.upstream.base.failure(failure)),
+            Event::Failed(id, failure) => {
+                if let Failure::TooLarge { .. } = failure {
+                    self.node.metrics().limit_reached(Limit::MaxPayloadBytes);
+                }
+                self.finish(id, &self.upstream.base.failure(failure));
+            }
             Event::Notified(id, sequence, response) => self.publish(id, sequence, &response),
             Event::Unobserved(id, lapse) => {
                 if let Some(subject) = self.subjects.get(&id) {

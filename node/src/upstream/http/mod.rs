@@ -148,9 +148,13 @@ impl Shared {
         }
         // The time-out of the whole call bounds this as well.
         let budget = &self.node.shared.exchange.budget;
-        let payload = read_body(&mut body, self.max_payload, budget, Duration::MAX)
-            .await
-            .map_err(|error| Reply::bad_gateway(base, &error.to_string()))?;
+        let payload =
+            read_body(&mut body, self.max_payload, budget, Duration::MAX).await.map_err(|error| {
+                if let Some(limit) = error.limit() {
+                    self.node.metrics().limit_reached(limit);
+                }
+                Reply::bad_gateway(base, &error.to_string())
+            })?;
         Ok(Reply::from_response(&head, payload))
     }
 
