@@ -42,6 +42,22 @@ fn a_link_is_up_on_both_sides_after_three_flights() {
 }
 
 #[test]
+fn a_node_with_as_many_connections_as_it_may_have_says_so_to_the_next() {
+    let mut network = Network::new(Options {
+        limits: Limits { max_connections: 2, ..Limits::default() },
+        ..Options::default()
+    });
+    network.add_many(4);
+    for other in 1..4 {
+        network.connect(other, 0);
+        network.run_for(QUIET);
+    }
+    assert_eq!(closed(&mut network, 0), [CloseReason::Full], "the first two stay");
+    assert!(matches!(&closed(&mut network, 3)[..], [CloseReason::Peer { code: 6, .. }]));
+    assert_eq!(network.connections.len(), 2);
+}
+
+#[test]
 fn of_two_links_between_two_nodes_both_keep_the_same_and_lose_nothing() {
     for (first, second) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
         let mut network = Network::new(Options::default());

@@ -41,6 +41,11 @@ async def metric(node, name):
     return float(found[1]) if found else 0.0
 
 
+async def reached(node, limit):
+    """How often a limit was met, by its key in the configuration."""
+    return await metric(node, f'waymeet_limit_reached_total{{limit="{limit}"}}')
+
+
 async def session(node, words=b""):
     connection = await RawTcp.open(node.nats)
     await connection.until(b"\r\n")
@@ -71,6 +76,8 @@ async def test_subscribers_that_stall_share_what_memory_there_is(started):
                 most = max(most, await metric(node, "waymeet_buffered_bytes"))
         assert most <= 12 * MIB, "three quarters of the budget"
         assert await metric(node, 'waymeet_messages_dropped_total{listener="nats",reason="overloaded"}') > 0
+        assert await reached(node, "limits.buffer_bytes") > 0
+        assert await reached(node, "limits.outbox_bytes") == 0, "the budget cuts first"
         assert (await fetch(f"{node.http}/pub/flood", body=b"x")).status == 202
     for connection in stalled:
         await connection.close()
@@ -99,6 +106,7 @@ async def test_large_payloads_that_never_end_are_bounded(started):
     answer = await fetch(f"{node.http}/pub/large", "-H", "Expect:", body=b"x" * 900_000)
     assert answer.status == 503 and answer.json()["reason"] == "overloaded", answer
     assert answer.header("Retry-After") == "1"
+    assert await reached(node, "limits.buffer_bytes") == 2
     async with contextlib.AsyncExitStack() as stack:
         # Whoever came before goes on.
         await begun[0].send(b"x" * 700_000 + b"\r\nPING\r\n")
@@ -120,7 +128,7 @@ async def test_readers_of_events_are_bounded(started):
     assert await metric(node, "waymeet_event_streams") == 1
     refused = await fetch(f"{node.http}/sub/a")
     assert refused.status == 503 and refused.json()["reason"] == "overloaded"
-    assert await metric(node, 'waymeet_connections_refused_total{limit="http.max_event_streams"}') == 1
+    assert await reached(node, "limits.http.max_event_streams") == 1
     await reader.close()
 
 
@@ -133,6 +141,7 @@ async def test_requests_under_way_are_bounded(started):
         first = await asked.next_msg(30)
         refused = await fetch(f"{node.http}/req/ask", body=b"2")
         assert refused.status == 503 and refused.json()["reason"] == "overloaded"
+        assert await reached(node, "limits.max_requests") == 1
         await first.respond(b"answer")
         assert (await waiting).body == b"answer"
 

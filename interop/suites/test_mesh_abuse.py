@@ -164,5 +164,7 @@ async def test_who_does_not_read_costs_a_window_and_a_backlog(victim):
         text = await metrics(victim)
         dropped = re.findall(r"^waymeet_link_messages_dropped_total\{.*\} (\d+)", text, re.MULTILINE)
         assert sum(map(int, dropped)) > count // 2, text
+        reached = r'^waymeet_limit_reached_total{limit="fixed\.mesh\.backlog_bytes"} (\d+)'
+        assert sum(map(int, re.findall(reached, text, re.MULTILINE))) > count // 2, text
         # It answers no ping either.
         await nobody_is_linked(victim)

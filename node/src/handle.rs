@@ -17,7 +17,7 @@ use waymeet_core::{Filter, Message};
 use crate::auth::Who;
 use crate::config::Config;
 use crate::mesh::Peers;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 use crate::outbox::{CountedBy, Item, MailboxLimits, MailboxQueue, Outbox};
 use crate::publisher::{Origin, Pressed, Verdict};
 use crate::shared::{NodeInfo, Phase, Shared};
@@ -375,6 +375,7 @@ impl Mailbox {
         let limit = shared.config.limits.max_subscriptions_per_session;
         let mut subscriptions = self.subscriptions.lock();
         if subscriptions.by_id.len() >= limit {
+            shared.metrics.limit_reached(Limit::MaxSubscriptionsPerSession);
             return Err(SubscribeError::TooMany { limit });
         }
         let outbox = Outbox::Mailbox(self.queue.clone());

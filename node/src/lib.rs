@@ -48,7 +48,7 @@ pub use handle::{Mailbox, NodeHandle, PublishError, Receipt, RequestError, Subsc
 #[doc(hidden)]
 pub use listener::http::serve_websocket_echo;
 pub use mesh::{IdentityError, MeshError, Peer, Peers};
-pub use metrics::{BatchCounts, DropReason, Ledger, Listener, Metrics, SessionGuard};
+pub use metrics::{BatchCounts, DropReason, Ledger, Limit, Listener, Metrics, SessionGuard};
 pub use node::{Addresses, Node, NodeBuilder, StartError};
 pub use outbox::{Item, MailboxLimits};
 pub use shared::NodeInfo;

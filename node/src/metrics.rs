@@ -4,6 +4,7 @@
 //! callers add up a batch and report it once.
 
 mod labels;
+mod limits;
 pub(crate) mod process;
 mod reading;
 mod traffic;
@@ -20,6 +21,8 @@ use crate::budget::Budget;
 use crate::tls::Outcome;
 
 pub use labels::{DropReason, Listener};
+pub use limits::Limit;
+use limits::{LimitCounts, LimitMetrics};
 pub use reading::Ledger;
 pub(crate) use reading::{Durations, Reading};
 use traffic::{AllTraffic, TrafficMetrics};
@@ -48,7 +51,7 @@ pub struct Metrics {
     send_refused: IntCounterVec,
     sockets: Sockets,
     logins: IntCounterVec,
-    refused_connections: IntCounterVec,
+    limits: LimitCounts,
     accept_failures: IntCounterVec,
     pub(crate) share: process::Share,
 }
@@ -89,6 +92,10 @@ impl Metrics {
         let traffic = AllTraffic::default();
         registry
             .register(Box::new(TrafficMetrics::new(traffic.clone())))
+            .expect("every name is registered once");
+        let limits = LimitCounts::default();
+        registry
+            .register(Box::new(LimitMetrics::new(limits.clone())))
             .expect("every name is registered once");
         let sessions = IntGaugeVec::new(Opts::new("waymeet_sessions", "Sessions now."), &["listener"]);
         let sessions = register(&registry, sessions.expect("the name is valid"));
@@ -179,14 +186,7 @@ impl Metrics {
                     &["listener"],
                 ),
             ),
-            refused_connections: register(
-                &registry,
-                counter_vec(
-                    "waymeet_connections_refused_total",
-                    "Connections that a limit has refused, by the limit's name.",
-                    &["limit"],
-                ),
-            ),
+            limits,
             share: process::Share::default(),
             registry,
         }
@@ -289,9 +289,20 @@ impl Metrics {
         self.accept_failures.with_label_values(&[listener.as_str()]).inc();
     }
 
-    /// Counts a connection that a limit has refused.
-    pub(crate) fn refused_connection(&self, limit: &'static str) {
-        self.refused_connections.with_label_values(&[limit]).inc();
+    /// Counts that a limit has refused, cut or ended something.
+    pub(crate) fn limit_reached(&self, limit: Limit) {
+        self.limit_reached_by(limit, 1);
+    }
+
+    /// Counts that a limit has refused, cut or ended so many things.
+    pub(crate) fn limit_reached_by(&self, limit: Limit, times: u64) {
+        self.limits.of(limit).inc_by(times);
+    }
+
+    /// How often a limit was met since the start.
+    #[must_use]
+    pub fn limits_reached(&self, limit: Limit) -> u64 {
+        self.limits.of(limit).get()
     }
 
     /// Counts a session for as long as the guard lives.

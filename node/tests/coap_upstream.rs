@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_support::{SOON, get, next, post, publish, request, send, serve, start, subscribe};
 use tokio::net::UdpSocket;
 use waymeet::config::Config;
-use waymeet::{Listener, Node};
+use waymeet::{Item, Limit, Listener, Node};
 
 /// A node whose CoAP listener is the server, and one with an upstream there.
 async fn pair(settings: &str) -> (Node, Node) {
@@ -39,6 +39,21 @@ async fn requests_and_replies_of_any_size_cross() {
     assert_eq!(get(&node, "/req/plant/pump/2").await.status, 200);
     let large: Vec<u8> = (0..200_000_u32).map(|i| b'a' + (i % 23) as u8).collect();
     assert_eq!(post(&node, "/req/plant/pump/1", &large).await.body, large.to_ascii_uppercase());
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_messages_may_be_is_an_error_and_counted() {
+    let (server, node) = pair("[limits]\nmax_payload_bytes = 1000").await;
+    let mut asked = subscribe(&server.handle(), "pump.1");
+    let handle = server.handle();
+    tokio::spawn(async move {
+        while let Some(Item::Message { delivery, .. }) = asked.recv().await {
+            let reply = delivery.message().reply.unwrap();
+            publish(&handle, reply.as_str(), &[b'x'; 5_000]);
+        }
+    });
+    assert_eq!(get(&node, "/req/plant/pump/1").await.status, 502);
+    assert_eq!(node.handle().metrics().limits_reached(Limit::MaxPayloadBytes), 1);
 }
 
 #[tokio::test]

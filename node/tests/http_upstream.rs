@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use waymeet::Node;
+use waymeet::{Limit, Node};
 
 /// A service that says what it was asked, fails under `/fail/`, and never answers under `/never`.
 struct Service {
@@ -107,6 +107,7 @@ async fn failures_say_what_they_are() {
     let answer = get(&node, "/req/orders/long").await;
     assert_eq!(answer.status, 502);
     assert!(answer.headers["nats-service-error"].to_str().unwrap().contains("1000 bytes"));
+    assert_eq!(node.handle().metrics().limits_reached(Limit::MaxPayloadBytes), 1);
 }
 
 #[tokio::test]

@@ -22,6 +22,24 @@ pub(super) struct Browsers {
     life: Duration,
 }
 
+/// Whose a cookie is.
+#[derive(Debug)]
+pub(super) enum Found {
+    User(Arc<User>),
+    /// Whoever it is has to log in again.
+    TooOld,
+    Nobody,
+}
+
+impl Found {
+    pub(super) fn user(self) -> Option<Arc<User>> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::TooOld | Self::Nobody => None,
+        }
+    }
+}
+
 impl std::fmt::Debug for Browsers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Browsers").field("logins", &self.logins.len()).finish_non_exhaustive()
@@ -33,8 +51,9 @@ impl Browsers {
         Self { logins: HashMap::new(), order: VecDeque::new(), max: max.max(1), life }
     }
 
-    /// The value of a new cookie: 256 random bits.
-    pub(super) fn login(&mut self, user: Arc<User>, now: Instant) -> String {
+    /// The value of a new cookie, 256 random bits; and whether the oldest login has made room for it.
+    pub(super) fn login(&mut self, user: Arc<User>, now: Instant) -> (String, bool) {
+        let displaced = self.order.len() >= self.max;
         while self.order.len() >= self.max {
             if let Some(oldest) = self.order.pop_front() {
                 self.logins.remove(&oldest);
@@ -44,12 +63,16 @@ impl Browsers {
         let digest = digest(&cookie);
         self.logins.insert(digest, (user, now + self.life));
         self.order.push_back(digest);
-        cookie
+        (cookie, displaced)
     }
 
-    pub(super) fn user(&self, cookie: &str, now: Instant) -> Option<Arc<User>> {
-        let (user, until) = self.logins.get(&digest(cookie))?;
-        (*until > now && !user.is_gone()).then(|| user.clone())
+    pub(super) fn user(&self, cookie: &str, now: Instant) -> Found {
+        match self.logins.get(&digest(cookie)) {
+            Some((user, _)) if user.is_gone() => Found::Nobody,
+            Some((_, until)) if *until <= now => Found::TooOld,
+            Some((user, _)) => Found::User(user.clone()),
+            None => Found::Nobody,
+        }
     }
 
     pub(super) fn logout(&mut self, cookie: &str) {

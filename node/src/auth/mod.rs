@@ -36,8 +36,8 @@ pub(crate) use user::{Connected, User};
 
 use crate::config::{AuthLimits, Config};
 use crate::dtls::{Psk, PskLookup};
-use crate::metrics::Metrics;
-use browsers::Browsers;
+use crate::metrics::{Limit, Metrics};
+use browsers::{Browsers, Found};
 use directory::Directory;
 use failures::Failures;
 use verdicts::Verdicts;
@@ -246,12 +246,20 @@ impl Auth {
 
     /// Logs a web browser in; what comes back is the cookie's value.
     pub(crate) fn browser_login(&self, user: Arc<User>) -> String {
-        self.browsers.lock().login(user, Instant::now())
+        let (cookie, displaced) = self.browsers.lock().login(user, Instant::now());
+        if displaced {
+            self.memory.metrics.limit_reached(Limit::AuthMaxBrowserLogins);
+        }
+        cookie
     }
 
     /// Who the browser with this cookie is.
     pub(crate) fn browser(&self, cookie: &str) -> Option<Arc<User>> {
-        self.browsers.lock().user(cookie, Instant::now())
+        let found = self.browsers.lock().user(cookie, Instant::now());
+        if let Found::TooOld = found {
+            self.memory.metrics.limit_reached(Limit::AuthBrowserLoginTime);
+        }
+        found.user()
     }
 
     /// Ends a browser's login.
@@ -268,7 +276,7 @@ impl Auth {
 
     /// Counts a client that came when there were too many unproved ones.
     pub(crate) fn count_crowd(&self) {
-        self.memory.metrics.refused_connection("max_unproved");
+        self.memory.metrics.limit_reached(Limit::AuthMaxUnproved);
     }
 
     pub(crate) fn limits(&self) -> &AuthLimits {
@@ -288,6 +296,11 @@ impl Memory {
             Err(LoginError::Wrong | LoginError::Missing) => "refused",
             Err(LoginError::TooManyFailures | LoginError::Busy) => "too_many",
         });
+        match outcome {
+            Err(LoginError::TooManyFailures) => self.metrics.limit_reached(Limit::AuthMaxFailuresPerMinute),
+            Err(LoginError::Busy) => self.metrics.limit_reached(Limit::AuthMaxWaitingVerifications),
+            Ok(_) | Err(LoginError::Wrong | LoginError::Missing) => {}
+        }
         if outcome.as_ref().err() == Some(&LoginError::Wrong) {
             self.failures.lock().add(from, Instant::now());
         }

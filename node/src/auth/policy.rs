@@ -14,7 +14,7 @@ use waymeet_core::Subject;
 use waymeet_core::permissions::{Access, Permissions, Responses};
 use waymeet_core::rate::TokenBucket;
 
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Limit, Metrics};
 
 /// Names a policy; never used twice. So small that a publication carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,15 +52,19 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    fn admits(&mut self, size: usize, now: Instant) -> bool {
+    /// # Errors
+    /// The limit that is used up; nothing is taken then.
+    fn admit(&mut self, size: usize, now: Instant) -> Result<(), Limit> {
         let Self { messages, bytes } = self;
-        let admits = messages.as_mut().is_none_or(|bucket| bucket.has_any(now))
-            && bytes.as_mut().is_none_or(|bucket| bucket.has_any(now));
-        if admits {
-            messages.iter_mut().for_each(|bucket| bucket.take(1));
-            bytes.iter_mut().for_each(|bucket| bucket.take(size as u64));
+        if !messages.as_mut().is_none_or(|bucket| bucket.has_any(now)) {
+            return Err(Limit::UserMessagesPerSecond);
         }
-        admits
+        if !bytes.as_mut().is_none_or(|bucket| bucket.has_any(now)) {
+            return Err(Limit::UserBytesPerSecond);
+        }
+        messages.iter_mut().for_each(|bucket| bucket.take(1));
+        bytes.iter_mut().for_each(|bucket| bucket.take(size as u64));
+        Ok(())
     }
 }
 
@@ -91,8 +95,13 @@ impl Bound {
         Self { policy, access, allowed: String::new() }
     }
 
-    /// Why a message is not accepted.
-    pub(crate) fn objection(&mut self, subject: Subject<'_>, size: usize) -> Option<DropReason> {
+    /// Why a message is not accepted; a limit that it has met is counted.
+    pub(crate) fn objection(
+        &mut self,
+        subject: Subject<'_>,
+        size: usize,
+        metrics: &Metrics,
+    ) -> Option<DropReason> {
         let is_open = match self.access {
             Access::All => true,
             Access::Some => self.allows(subject),
@@ -102,8 +111,9 @@ impl Bound {
         if !is_open && !policy.may_reply(subject) {
             return Some(DropReason::NoPermission);
         }
-        let admits = policy.meter.as_ref().is_none_or(|meter| meter.lock().admits(size, Instant::now()));
-        (!admits).then_some(DropReason::RateLimited)
+        let limit = policy.meter.as_ref()?.lock().admit(size, Instant::now()).err()?;
+        metrics.limit_reached(limit);
+        Some(DropReason::RateLimited)
     }
 
     /// Whether the rules allow a subject. They are the same for as long as this lives.

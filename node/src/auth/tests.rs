@@ -121,6 +121,7 @@ async fn an_address_that_fails_too_often_is_refused_unless_it_is_known() {
     }
     assert_eq!(login(&node, "ada", "wrong").await.unwrap_err(), LoginError::TooManyFailures);
     assert_eq!(login(&node, "ada", "other").await.unwrap_err(), LoginError::TooManyFailures);
+    assert_eq!(node.metrics.limits_reached(Limit::AuthMaxFailuresPerMinute), 2);
     login(&node, "ada", "hunter2").await.expect("whoever was right before is not locked out by a neighbour");
     let elsewhere = "192.0.2.1".parse().unwrap();
     let attempt = node.auth.login(Credentials::Password { user: "ada", password: "wrong" }, elsewhere);
@@ -141,6 +142,7 @@ async fn a_flood_of_logins_is_refused_beyond_the_queue() {
     let refused = attempts.iter().filter(|a| matches!(a, Attempt::Decided(Err(LoginError::Busy)))).count();
     // One is being verified and two wait; while the attempts are made a few more may be finished.
     assert!((1..=48).contains(&refused), "{refused} of 50 were refused");
+    assert_eq!(node.metrics.limits_reached(Limit::AuthMaxWaitingVerifications), refused as u64);
     for attempt in attempts {
         assert!(matches!(attempt.outcome().await, Err(LoginError::Wrong | LoginError::Busy)));
     }
@@ -255,11 +257,14 @@ fn a_user_has_so_many_sessions_and_publishes_so_much() {
     drop(first);
     assert!(user.connect().is_some());
     let mut bound = Bound::new(node.policies.get(user.policy_id()), Access::Some);
-    let mut objection = |subject, size| bound.objection(Subject::new(subject).unwrap(), size);
+    let metrics = &node.metrics;
+    let mut objection = |subject, size| bound.objection(Subject::new(subject).unwrap(), size, metrics);
     assert_eq!(objection("b", 1), Some(DropReason::NoPermission));
     assert_eq!(objection("a.b", 1_000_000), None, "a second's worth is there, and something larger is owed");
     assert_eq!(objection("a.b", 1), Some(DropReason::RateLimited));
     assert_eq!(objection("b", 1), Some(DropReason::NoPermission), "which is the better reason");
+    assert_eq!(metrics.limits_reached(Limit::UserBytesPerSecond), 1);
+    assert_eq!(metrics.limits_reached(Limit::UserMessagesPerSecond), 0);
 }
 
 #[test]
@@ -269,4 +274,16 @@ fn the_oldest_browser_has_to_log_in_again() {
     let cookies: Vec<_> = (0..3).map(|_| node.auth.browser_login(user.clone())).collect();
     let known: Vec<_> = cookies.iter().map(|cookie| node.auth.browser(cookie).is_some()).collect();
     assert_eq!(known, [false, true, true]);
+    assert_eq!(node.metrics.limits_reached(Limit::AuthMaxBrowserLogins), 1);
+}
+
+#[test]
+fn a_browser_s_login_ends_by_itself() {
+    use std::time::{Duration, Instant};
+    let node = node(&format!("limits.auth.browser_login_time = '1h'\n{}", ada("x")));
+    let user = node.auth.directory.read().by_name("ada").unwrap();
+    let (cookie, now) = (node.auth.browser_login(user), Instant::now());
+    let found = |after| node.auth.browsers.lock().user(&cookie, now + Duration::from_secs(after));
+    assert!(found(3_599).user().is_some());
+    assert!(matches!(found(3_601), Found::TooOld) && found(3_601).user().is_none());
 }

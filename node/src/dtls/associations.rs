@@ -17,7 +17,7 @@ use waymeet_core::dtls::{Cookies, Hello, Verdict};
 use super::engine::{Association, Engine, Said, Stage};
 use super::{Identity, PskLookup};
 use crate::config::DtlsLimits;
-use crate::metrics::{Listener, Metrics};
+use crate::metrics::{Limit, Listener, Metrics};
 use crate::tls::Outcome;
 use crate::udp::Way;
 
@@ -190,6 +190,7 @@ impl Associations {
         if self.handshaking.len() >= self.limits.max_handshakes
             && let Some((_, oldest)) = self.handshaking.first_key_value().map(|(n, way)| (*n, *way))
         {
+            self.metrics.limit_reached(Limit::DtlsMaxHandshakes);
             self.remove(oldest, Outcome::Displaced);
         }
         let outgoing = &mut self.outgoing;
@@ -221,11 +222,16 @@ impl Associations {
                 self.metrics.association_began();
                 self.changes.extend(identity.map(|identity| Change::Established(way, identity)));
                 if self.established > self.limits.max_associations {
+                    self.metrics.limit_reached(Limit::DtlsMaxAssociations);
                     self.close_most_silent(now, way);
                 }
             }
             Stage::Over => {
-                let late = now.duration_since(entry.began) >= self.limits.handshake_timeout;
+                let late =
+                    !entry.is_counted && now.duration_since(entry.began) >= self.limits.handshake_timeout;
+                if late {
+                    self.metrics.limit_reached(Limit::DtlsHandshakeTimeout);
+                }
                 self.remove(way, if late { Outcome::Timeout } else { Outcome::Failed });
             }
         }
@@ -277,6 +283,7 @@ impl Associations {
         let silent = |entry: &Entry| entry.is_counted && now.duration_since(entry.heard) >= idle;
         let ways: Vec<Way> =
             self.table.iter().filter(|(_, entry)| silent(entry)).map(|(way, _)| *way).collect();
+        self.metrics.limit_reached_by(Limit::DtlsIdleTimeout, ways.len() as u64);
         ways.into_iter().for_each(|way| self.close(now, way));
         if self.table.capacity() > 4 * self.table.len() + 64 {
             self.table.shrink_to_fit();

@@ -25,7 +25,7 @@ use waymeet_core::{Filter, Message, Subject, SubjectFilter};
 use super::engine::Transport;
 use super::identity::NodeKey;
 use super::outbox::LinkOutbox;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 use crate::publisher::Publisher;
 use crate::trace::{Parcel, Tracer};
 
@@ -353,27 +353,17 @@ impl Hub {
         let out = now.taken.saturating_sub(now.dropped_waiting).saturating_sub(waiting);
         let delivered = out.saturating_sub(state.counted_out);
         state.counted_out = state.counted_out.max(out);
-        let (far, down, slow, large) = (
-            now.too_many_hops - before.too_many_hops,
-            now.dropped_down - before.dropped_down,
-            now.dropped_slow - before.dropped_slow,
-            now.dropped_too_large - before.dropped_too_large,
-        );
         let refused = now.refused - before.refused;
         let metrics = &self.metrics;
         metrics.forwarded(now.taken - before.taken + refused);
         if delivered > 0 {
             metrics.delivered(Listener::Mesh, delivered, 0);
         }
-        for (reason, count) in [
-            (DropReason::TtlExpired, far),
-            (DropReason::LinkDown, down),
-            (DropReason::SlowSubscriber, slow),
-            (DropReason::PayloadTooLarge, large),
-        ] {
-            if count > 0 {
-                metrics.dropped(Listener::Mesh, reason, count);
-            }
+        for (reason, count) in losses(&now, &before).into_iter().filter(|(_, count)| *count > 0) {
+            metrics.dropped(Listener::Mesh, reason, count);
+        }
+        for (limit, count) in limits(&now, &before).into_iter().filter(|(_, count)| *count > 0) {
+            metrics.limit_reached_by(limit, count);
         }
     }
 
@@ -411,5 +401,61 @@ impl Hub {
     /// Ends a link for a reason of this node's own.
     pub(super) fn give_up(&self, link: LinkId) {
         self.with(|mesh, now| mesh.close_link(now, link));
+    }
+}
+
+/// What the mesh has lost in between.
+fn losses(now: &MeshCounters, before: &MeshCounters) -> [(DropReason, u64); 4] {
+    [
+        (DropReason::TtlExpired, now.too_many_hops - before.too_many_hops),
+        (DropReason::LinkDown, now.dropped_down - before.dropped_down),
+        (DropReason::SlowSubscriber, now.dropped_slow - before.dropped_slow),
+        (DropReason::PayloadTooLarge, now.dropped_too_large - before.dropped_too_large),
+    ]
+}
+
+/// The limits of this node that were met in between. How large a message may be that leaves it, the node at the link's other
+/// end says.
+fn limits(now: &MeshCounters, before: &MeshCounters) -> [(Limit, u64); 3] {
+    [
+        (Limit::MeshMaxHops, now.too_many_hops - before.too_many_hops),
+        (Limit::MeshBacklogBytes, now.dropped_slow - before.dropped_slow),
+        (Limit::MaxPayloadBytes, now.rejected_too_large - before.rejected_too_large),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_count_of_the_mesh_has_its_reason_and_its_limit() {
+        let before = MeshCounters {
+            too_many_hops: 1,
+            dropped_down: 1,
+            dropped_slow: 1,
+            dropped_too_large: 1,
+            rejected_too_large: 1,
+            ..MeshCounters::default()
+        };
+        let now = MeshCounters {
+            too_many_hops: 3,
+            dropped_down: 4,
+            dropped_slow: 5,
+            dropped_too_large: 6,
+            rejected_too_large: 7,
+            ..MeshCounters::default()
+        };
+        let lost = losses(&now, &before);
+        let expected = [
+            (DropReason::TtlExpired, 2),
+            (DropReason::LinkDown, 3),
+            (DropReason::SlowSubscriber, 4),
+            (DropReason::PayloadTooLarge, 5),
+        ];
+        assert_eq!(lost, expected);
+        let met = limits(&now, &before);
+        let expected = [(Limit::MeshMaxHops, 2), (Limit::MeshBacklogBytes, 4), (Limit::MaxPayloadBytes, 6)];
+        assert_eq!(met, expected);
     }
 }

@@ -147,7 +147,7 @@ impl Collector for TrafficMetrics {
 }
 
 /// Labels in the order of their names.
-fn metric(labels: &[(&str, &str)], count: &Count) -> Metric {
+pub(super) fn metric(labels: &[(&str, &str)], count: &Count) -> Metric {
     let labels = labels.iter().map(|(name, value)| {
         let mut label = LabelPair::default();
         label.set_name((*name).to_owned());

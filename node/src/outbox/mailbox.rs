@@ -16,7 +16,7 @@ use super::CountedBy;
 use super::depth::{Depth, Subscribed, has_lost, is_nearly_full};
 use crate::budget::Budget;
 use crate::delivery::Delivery;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 
 /// How much a mailbox holds.
 #[derive(Debug, Clone, Copy)]
@@ -132,9 +132,11 @@ impl MailboxQueue {
         state.bytes += delivery.memory();
         let mut dropped = 0;
         let limit_bytes = self.limits.bytes.min(self.budget.share().max(ALWAYS_BYTES));
+        let mut limit = None;
         // The newest message stays even if it alone is over the limit: it is bounded by the payload limit.
         while state.queue.len() > 1 && (state.queue.len() > self.limits.messages || state.bytes > limit_bytes)
         {
+            limit = limit.or_else(|| Some(self.limit_met(&state)));
             if let Some((tag, oldest)) = state.queue.pop_front() {
                 state.bytes -= oldest.memory();
                 dropped += 1;
@@ -150,8 +152,23 @@ impl MailboxQueue {
         if dropped > 0 {
             self.count_dropped(DropReason::SlowSubscriber, dropped);
         }
+        if let Some(limit) = limit {
+            self.metrics.limit_reached_by(limit, dropped);
+        }
         self.waker.wake();
         true
+    }
+
+    /// The limit for which the oldest messages give way.
+    fn limit_met(&self, state: &State) -> Limit {
+        let is_long = state.queue.len() > self.limits.messages;
+        match self.counted_by {
+            // All notifications of a socket, for which the node has no key.
+            CountedBy::Listener => Limit::CoapNotifyBytes,
+            CountedBy::Outbox | CountedBy::Nobody if is_long => Limit::QueueMessages,
+            CountedBy::Outbox | CountedBy::Nobody if state.bytes > self.limits.bytes => Limit::QueueBytes,
+            CountedBy::Outbox | CountedBy::Nobody => Limit::BufferBytes,
+        }
     }
 
     /// Says that so many were not even queued.
@@ -321,16 +338,19 @@ mod tests {
         assert_eq!(payload(mailbox.try_recv()), [4]);
         assert!(mailbox.try_recv().is_none());
         assert_eq!(metrics.drops(DropReason::SlowSubscriber), 3);
+        assert_eq!(metrics.limits_reached(Limit::QueueMessages), 3);
         assert_eq!(metrics.traffic(Listener::Http).1, 2);
     }
 
     #[test]
     fn bytes_are_bounded_but_one_message_always_fits() {
-        let (mailbox, _) = mailbox(100, 1_000);
+        let (mailbox, metrics) = mailbox(100, 1_000);
         mailbox.offer(0, &delivery(&[0; 600]));
         mailbox.offer(0, &delivery(&[1; 5_000]));
         assert!(matches!(mailbox.try_recv(), Some(Item::Gap { dropped: 1, .. })));
         assert_eq!(payload(mailbox.try_recv()).len(), 5_000);
+        assert_eq!(metrics.limits_reached(Limit::QueueBytes), 1);
+        assert_eq!(metrics.limits_reached(Limit::QueueMessages), 0);
     }
 
     #[test]

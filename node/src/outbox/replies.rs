@@ -16,7 +16,7 @@ use waymeet_core::{Subject, SubjectFilter};
 
 use super::CountedBy;
 use crate::delivery::Delivery;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 
 /// What every reply subject begins with; the node's random token comes behind it.
 const INBOX: &[u8; 7] = b"_INBOX.";
@@ -92,6 +92,7 @@ impl Replies {
     pub(crate) fn wait(self: &Arc<Self>, request: Waiting) -> Result<Place, TooManyRequests> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= self.max_waiting {
+            self.metrics.limit_reached(Limit::MaxRequests);
             return Err(TooManyRequests);
         }
         let token = loop {

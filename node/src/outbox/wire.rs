@@ -30,7 +30,7 @@ use super::depth::Subscribed;
 use super::segments::Segment;
 use crate::budget::Budget;
 use crate::buffers;
-use crate::metrics::{DropReason, Listener, Metrics};
+use crate::metrics::{DropReason, Limit, Listener, Metrics};
 use crate::trace::Mark;
 
 /// What an outbox must know of a protocol.
@@ -430,10 +430,11 @@ impl WireOutbox {
         }
         let waiting = state.bytes + len;
         if waiting > self.limit_bytes.min(ALWAYS_BYTES)
-            && let Some(reason) = self.excess(waiting)
+            && let Some((reason, limit)) = self.excess(waiting)
         {
             state.dropped += messages;
             self.metrics.dropped(self.listener, reason, messages);
+            self.metrics.limit_reached(limit);
             self.close_locked(state, reason);
             return Some(reason);
         }
@@ -441,11 +442,11 @@ impl WireOutbox {
     }
 
     /// Why so many bytes may not wait here: they are more than one subscriber may let wait, or than there is memory for.
-    fn excess(&self, waiting: usize) -> Option<DropReason> {
+    fn excess(&self, waiting: usize) -> Option<(DropReason, Limit)> {
         if waiting > self.limit_bytes {
-            Some(DropReason::SlowSubscriber)
+            Some((DropReason::SlowSubscriber, Limit::OutboxBytes))
         } else if waiting > ALWAYS_BYTES && waiting > self.budget.share() {
-            Some(DropReason::Overloaded)
+            Some((DropReason::Overloaded, Limit::BufferBytes))
         } else {
             None
         }

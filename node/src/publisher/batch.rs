@@ -16,7 +16,7 @@ use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
 use crate::buffers;
 use crate::delivery::Delivery;
 use crate::exchange::Exchange;
-use crate::metrics::{BatchCounts, DropReason, Listener};
+use crate::metrics::{BatchCounts, DropReason, Limit, Listener};
 use crate::outbox::{Block, Offered, Outbox, SharedBytes, WireOutbox};
 use crate::subscription::{Admission, Subscription};
 use crate::trace::{Mark, Trace};
@@ -82,6 +82,9 @@ impl Batch {
     #[cold]
     pub(super) fn refuse(&self, origin: Origin, reason: DropReason) -> Verdict {
         self.exchange.metrics.rejected(origin.listener, reason);
+        if reason == DropReason::PayloadTooLarge {
+            self.exchange.metrics.limit_reached(Limit::MaxPayloadBytes);
+        }
         Verdict::Refused(reason)
     }
 
@@ -102,7 +105,7 @@ impl Batch {
             return self.refuse(origin, DropReason::NoPermission);
         }
         if let Some(bound) = &mut run.bound
-            && let Some(reason) = bound.objection(subject, message.size())
+            && let Some(reason) = bound.objection(subject, message.size(), &self.exchange.metrics)
         {
             return self.refuse(origin, reason);
         }

@@ -221,7 +221,9 @@ impl Publisher {
         let Ok(subject) = Subject::from_bytes(message.subject) else {
             return self.batch.refuse(origin, DropReason::Invalid);
         };
-        if let Some(reason) = bound.and_then(|mut bound| bound.objection(subject, message.size())) {
+        if let Some(reason) =
+            bound.and_then(|mut bound| bound.objection(subject, message.size(), &self.batch.exchange.metrics))
+        {
             return self.batch.refuse(origin, reason);
         }
         let Some((id, inner)) = split_peer_subject(subject) else {

@@ -101,7 +101,9 @@ impl Publisher {
             return self.batch.refuse(origin, DropReason::NoPermission);
         }
         let bound = self.bound(origin, &cached);
-        if let Some(reason) = bound.and_then(|mut bound| bound.objection(subject, message.size())) {
+        if let Some(reason) =
+            bound.and_then(|mut bound| bound.objection(subject, message.size(), &self.batch.exchange.metrics))
+        {
             return self.batch.refuse(origin, reason);
         }
         let headers = trace.headers(message);

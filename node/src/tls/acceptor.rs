@@ -140,7 +140,10 @@ impl Acceptor {
             Ok(Ok(0)) => return Err(HandshakeError::Left),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(HandshakeError::Timeout),
+            Err(_) => {
+                self.handshakes.count_late();
+                return Err(HandshakeError::Timeout);
+            }
         }
         let place = self.handshakes.begin(self.listener);
         let config = self.in_use.read().config.clone();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::metrics::{Listener, Metrics};
+use crate::metrics::{Limit, Listener, Metrics};
 
 /// How a handshake has ended; the metric label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,7 @@ impl Handshakes {
         let mut places = self.places.lock();
         if places.taken.len() >= self.max {
             places.taken.pop_first();
+            self.metrics.limit_reached(Limit::TlsMaxHandshakes);
         }
         places.last += 1;
         let number = places.last;
@@ -78,6 +79,11 @@ impl Handshakes {
         drop(places);
         self.metrics.handshake_began(listener);
         Place { handshakes: self.clone(), listener, number, displaced }
+    }
+
+    /// Counts a client that took too long.
+    pub(super) fn count_late(&self) {
+        self.metrics.limit_reached(Limit::TlsHandshakeTimeout);
     }
 }
 
@@ -90,7 +96,11 @@ impl Place {
 
     /// Gives the place back and counts how the handshake ended.
     pub(super) fn end(self, outcome: Outcome) {
-        self.handshakes.metrics.handshake_ended(self.listener, outcome);
+        let handshakes = &self.handshakes;
+        handshakes.metrics.handshake_ended(self.listener, outcome);
+        if outcome == Outcome::Timeout {
+            handshakes.count_late();
+        }
     }
 }
 
@@ -123,5 +133,6 @@ mod tests {
         places[0].displaced().await;
         drop(places);
         assert_eq!(handshakes.places.lock().taken.len(), 2);
+        assert_eq!(handshakes.metrics.limits_reached(Limit::TlsMaxHandshakes), 2);
     }
 }

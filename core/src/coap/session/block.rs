@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::holders::Holders;
 use super::limits::TRANSFER_LIFETIME;
 use super::map::{Map, Seed};
+use super::reached::Tally;
 use crate::coap::Code;
 use crate::coap::option::{self, Block, Options, number};
 
@@ -113,6 +114,7 @@ pub(super) struct Transfers<A> {
     max_body: usize,
     max: usize,
     max_per_endpoint: usize,
+    pub(super) reached: Tally,
 }
 
 /// What a transfer takes beside its body.
@@ -132,6 +134,7 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
             max_body,
             max,
             max_per_endpoint,
+            reached: Tally::default(),
         }
     }
 
@@ -270,6 +273,7 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
     /// its own transfers, the latest, do not give way.
     fn charge(&mut self, from: A, bytes: usize, keep: usize) -> Result<(), Full> {
         while self.holders.weight(from) + bytes > self.max_per_endpoint {
+            self.reached.note().block_bytes_per_endpoint += 1;
             self.drop_neglected(from, keep).ok_or(Full::Endpoint)?;
         }
         while self.used + bytes > self.max {
@@ -277,6 +281,7 @@ impl<A: Copy + Eq + Hash> Transfers<A> {
                 self.drop_download(key);
                 continue;
             }
+            self.reached.note().block_bytes += 1;
             let heaviest = self.holders.heaviest().ok_or(Full::Session)?;
             if heaviest == from || self.holders.weight(heaviest) <= self.holders.weight(from) + bytes {
                 return Err(Full::Session);

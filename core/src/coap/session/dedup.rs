@@ -18,6 +18,7 @@ use hashbrown::hash_table::Entry as Slot;
 use super::endpoint::Endpoint;
 use super::holders::Holders;
 use super::map::{Map, Seed};
+use super::reached::Tally;
 use crate::coap::Token;
 use crate::hash::spread;
 
@@ -81,12 +82,14 @@ pub(super) struct Dedup<A> {
     bytes: usize,
     max_entries: usize,
     max_bytes: usize,
+    pub(super) reached: Tally,
 }
 
 impl<A: Copy + Eq + Hash> Dedup<A> {
     pub(super) fn new(seed: Seed, max_entries: usize, max_bytes: usize) -> Self {
         let holders = Holders::new(seed.clone());
-        Self { seed, holders, entries: 0, bytes: 0, max_entries: max_entries.max(1), max_bytes }
+        let (max_entries, reached) = (max_entries.max(1), Tally::default());
+        Self { seed, holders, entries: 0, bytes: 0, max_entries, max_bytes, reached }
     }
 
     /// Looks a message up in its endpoint's memory, and remembers it until `expires`.
@@ -131,6 +134,12 @@ impl<A: Copy + Eq + Hash> Dedup<A> {
             let Some(heaviest) = self.holders.heaviest() else { return };
             let Some(endpoint) = endpoints.get_mut(&heaviest) else { return };
             let before = (endpoint.memory.entries.len(), endpoint.memory.bytes);
+            let reached = self.reached.note();
+            if self.entries > self.max_entries {
+                reached.dedup_entries += 1;
+            } else {
+                reached.dedup_bytes += 1;
+            }
             endpoint.memory.forget_oldest(&self.seed);
             self.account(heaviest, before, &endpoint.memory);
         }

@@ -55,16 +55,20 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let (total, mine) = (self.limits.exchanges, self.limits.exchanges_per_endpoint);
         let timeout = call.request.timeout()?.unwrap_or(self.limits.request_timeout);
         if timeout > self.limits.max_request_timeout {
+            self.reached.note().max_request_timeout += 1;
             return Err(ResourceError::TimeoutRange.into());
         }
         if self.exchanges.len() >= total {
+            self.reached.note().exchanges += 1;
             return Err(Failure::new(Code::SERVICE_UNAVAILABLE, "too many requests are waiting"));
         }
         let from = call.origin.from;
         let Some(endpoint) = self.endpoint(now, from) else {
+            self.reached.note().endpoints += 1;
             return Err(Failure::new(Code::SERVICE_UNAVAILABLE, "too many endpoints"));
         };
         if endpoint.exchanges >= mine {
+            self.reached.note().exchanges_per_endpoint += 1;
             return Err(Failure::new(
                 Code::TOO_MANY_REQUESTS,
                 "too many requests of this endpoint are waiting",

@@ -12,6 +12,7 @@ use super::endpoint::{Endpoint, InFlight, LOOKAHEAD, Outbound};
 use super::limits::{EXCHANGE_LIFETIME, FETCH_WAIT};
 use super::map::Map;
 use super::outgoing::Outgoing;
+use super::reached::Tally;
 use super::reply::Reply;
 use super::upstream::{Loss, Upstream};
 use super::{Due, Key, Origin, Session};
@@ -29,6 +30,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             dedup: &mut self.dedup,
             endpoints: &mut self.endpoints,
             echo: &self.echo,
+            reached: &mut self.reached,
         };
         desk.answer(now, to, message_id, reply);
     }
@@ -53,6 +55,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
     /// Asks an endpoint to prove its address, and to ask again.
     pub(super) fn challenge(&mut self, now: Instant, to: &Origin<A>) {
         let echo = Some(self.echo.value(now, to.from));
+        self.reached.note().amplification += 1;
         self.answer(now, to, &Reply { echo, ..Reply::new(Code::UNAUTHORIZED) });
     }
 
@@ -321,6 +324,7 @@ pub(super) struct Desk<'a, A> {
     pub(super) dedup: &'a mut Dedup<A>,
     pub(super) endpoints: &'a mut Map<A, Endpoint>,
     pub(super) echo: &'a Echo,
+    pub(super) reached: &'a mut Tally,
 }
 
 impl<A: Copy + Eq + Hash> Desk<'_, A> {
@@ -332,6 +336,7 @@ impl<A: Copy + Eq + Hash> Desk<'_, A> {
             reply.encode(out, kind, message_id, to.token);
             if out.len() - start > to.budget {
                 out.truncate(start);
+                self.reached.note().amplification += 1;
                 let echo = self.echo.value(now, to.from);
                 within_budget(reply, echo, to, |reply| {
                     out.truncate(start);

@@ -24,6 +24,8 @@ pub const FETCH_WAIT: Duration = Duration::from_secs(10);
 /// How long a body that is being transferred in blocks is kept after its last block (RFC 7959, section 2.4,
 /// suggests the time of an exchange).
 pub const TRANSFER_LIFETIME: Duration = EXCHANGE_LIFETIME;
+/// What may be sent to an address that is not proved, as a multiple of what came from there.
+pub const AMPLIFICATION: usize = 3;
 
 /// What one session may hold. Each limit is met by an answer with the code that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod map;
 mod observe;
 mod outgoing;
 mod presence;
+mod reached;
 mod reply;
 mod request;
 mod resources;
@@ -29,10 +30,11 @@ use std::hash::Hash;
 use std::time::Instant;
 
 pub use limits::{
-    CONFIRM_INTERVAL, EXCHANGE_LIFETIME, FETCH_WAIT, Limits, NON_LIFETIME, PIGGYBACK_WAIT, PRESENCE_STEP,
-    TRANSFER_LIFETIME,
+    AMPLIFICATION, CONFIRM_INTERVAL, EXCHANGE_LIFETIME, FETCH_WAIT, Limits, NON_LIFETIME, PIGGYBACK_WAIT,
+    PRESENCE_STEP, TRANSFER_LIFETIME,
 };
 pub use outgoing::Outgoing;
+pub use reached::Reached;
 pub use upstream::{
     Event, ExchangeId, Loss, ObservationId, Refusal, Representation, RequestFailure, Upstream,
 };
@@ -44,6 +46,7 @@ use self::endpoint::Endpoint;
 use self::exchange::Exchange;
 use self::map::{Map, Seed};
 use self::observe::Observation;
+use self::reached::Tally;
 use self::reply::{Failure, Reply};
 use self::request::{Request, Unreadable};
 use self::timers::Timers;
@@ -75,6 +78,7 @@ pub struct Session<A> {
     /// The bytes of all waiting notifications.
     queued_bytes: usize,
     delivered: Delivered,
+    reached: Tally,
     last_id: u64,
     /// Where a request's subject is put together.
     subject: String,
@@ -118,9 +122,6 @@ struct Origin<A> {
     budget: usize,
 }
 
-/// What may be sent to an address that is not proved, as a multiple of what came from there.
-const AMPLIFICATION: usize = 3;
-
 /// A request on its way to its resource.
 struct Call<'a, A> {
     origin: Origin<A>,
@@ -160,6 +161,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             presence_at: None,
             queued_bytes: 0,
             delivered: Delivered::default(),
+            reached: Tally::default(),
             last_id: 0,
             subject: String::new(),
             limits,
@@ -234,6 +236,12 @@ impl<A: Copy + Eq + Hash> Session<A> {
         std::mem::take(&mut self.delivered)
     }
 
+    /// How often limits were met since this was last asked; to be asked until it says `None`.
+    pub fn take_reached(&mut self) -> Option<Reached> {
+        let Self { reached, dedup, transfers, .. } = self;
+        [reached, &mut dedup.reached, &mut transfers.reached].into_iter().find_map(Tally::take)
+    }
+
     /// Says that the outgoing datagrams have been sent.
     pub fn clear_outgoing(&mut self) {
         self.out.clear();
@@ -251,6 +259,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         self.ensure_endpoint(now, origin.from);
         let Some(endpoint) = self.endpoints.get_mut(&origin.from) else {
             // It could not be told from its duplicates.
+            self.reached.note().endpoints += 1;
             let failure = Failure::new(Code::SERVICE_UNAVAILABLE, "too many endpoints");
             return self.answer(now, &origin, &failure.reply());
         };
@@ -279,7 +288,8 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let call = Call { origin, request, block1: None };
         let Some(block) = request.block1 else {
             if request.payload.len() > self.limits.max_payload_bytes {
-                return self.fail(now, &call, &Failure::too_large(self.limits.max_payload_bytes));
+                let failure = self.too_large();
+                return self.fail(now, &call, &failure);
             }
             return self.dispatch(now, &call, upstream);
         };
@@ -325,7 +335,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             Received::WrongLength => {
                 Failure::new(Code::BAD_REQUEST, "the block is not as long as its option says")
             }
-            Received::TooLarge => Failure::too_large(self.limits.max_payload_bytes),
+            Received::TooLarge => self.too_large(),
             Received::Full(full) => full.into(),
         };
         self.fail(now, &Call { block1: Some(block), ..call }, &failure);
@@ -344,6 +354,11 @@ impl<A: Copy + Eq + Hash> Session<A> {
             Unreadable::BlockSize => Failure::new(Code::BAD_REQUEST, "the block size is reserved"),
         };
         self.answer(now, origin, &failure.reply());
+    }
+
+    fn too_large(&mut self) -> Failure {
+        self.reached.note().max_payload_bytes += 1;
+        Failure::too_large(self.limits.max_payload_bytes)
     }
 
     /// Answers with a failure.

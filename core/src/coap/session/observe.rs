@@ -13,6 +13,7 @@ use super::block::{Key, etag};
 use super::endpoint::{Body, Outbound};
 use super::limits::{CONFIRM_INTERVAL, FETCH_WAIT};
 use super::map::Map;
+use super::reached::Reached;
 use super::reply::{Failure, Reply};
 use super::upstream::{Event, Loss, ObservationId, Refusal, Upstream};
 use super::{Call, Session};
@@ -123,12 +124,15 @@ impl<A: Copy + Eq + Hash> Session<A> {
         let queue = queue_group(call.request.query("queue").next().transpose()?)?;
         let limit = self.limits.observations_per_endpoint;
         if self.observations.len() >= self.limits.observations {
+            self.reached.note().observations += 1;
             return Err(Failure::new(Code::SERVICE_UNAVAILABLE, "too many observations"));
         }
         let Some(endpoint) = self.endpoint(now, from) else {
+            self.reached.note().endpoints += 1;
             return Err(Failure::new(Code::SERVICE_UNAVAILABLE, "too many endpoints"));
         };
         if endpoint.observations.len() >= limit {
+            self.reached.note().observations_per_endpoint += 1;
             return Err(Failure::new(Code::TOO_MANY_REQUESTS, "too many observations of this endpoint"));
         }
         let id = ObservationId(self.next_id());
@@ -315,11 +319,19 @@ impl<A: Copy + Eq + Hash> Session<A> {
     fn enqueue(&mut self, to: A, outbound: Outbound, upstream: &mut impl Upstream<A>) {
         let Some(endpoint) = self.endpoints.get_mut(&to) else { return };
         let memory = outbound.memory();
-        while endpoint.notifications.len() >= self.limits.notify_queue
-            || endpoint.notification_bytes + memory > self.limits.notify_queue_bytes
-            || self.queued_bytes + memory > self.limits.notify_queue_bytes_total
-        {
+        loop {
+            let count: fn(&mut Reached) -> &mut u64 =
+                if endpoint.notifications.len() >= self.limits.notify_queue {
+                    |reached| &mut reached.notify_queue
+                } else if endpoint.notification_bytes + memory > self.limits.notify_queue_bytes {
+                    |reached| &mut reached.notify_queue_bytes
+                } else if self.queued_bytes + memory > self.limits.notify_queue_bytes_total {
+                    |reached| &mut reached.notify_queue_bytes_total
+                } else {
+                    break;
+                };
             let Some(oldest) = endpoint.drop_oldest() else { break };
+            *count(self.reached.note()) += 1;
             self.queued_bytes -= oldest.memory();
             note_dropped(&mut self.observations, &oldest, upstream);
         }
@@ -329,6 +341,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
         }
         if self.queued_bytes + memory > self.limits.notify_queue_bytes_total {
             // Others have used up the room, and there is nothing of this endpoint's to drop instead.
+            self.reached.note().notify_queue_bytes_total += 1;
             return note_dropped(&mut self.observations, &outbound, upstream);
         }
         endpoint.notification_bytes += memory;

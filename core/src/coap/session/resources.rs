@@ -92,6 +92,7 @@ impl<A: Copy + Eq + Hash> Session<A> {
             dedup: &mut self.dedup,
             endpoints: &mut self.endpoints,
             echo: &self.echo,
+            reached: &mut self.reached,
         };
         desk.answer(now, &call.origin, message_id, &reply);
         if last {

@@ -170,6 +170,20 @@ fn who_has_another_key_or_none_does_not() {
 }
 
 #[test]
+fn who_stops_in_the_middle_of_a_handshake_is_forgotten_in_time() {
+    let now = Instant::now();
+    let mut server = server(now);
+    let mut client = Client::new(1, "sensor", &KEY, now);
+    carry(&mut server, &mut client, now, 3);
+    assert_eq!(server.handshaking.len(), 1);
+    for second in 1..=limits().handshake_timeout.as_secs() {
+        server.handle_timeout(now + Duration::from_secs(second));
+    }
+    assert!(server.table.is_empty() && server.handshaking.is_empty());
+    assert_eq!(server.metrics.limits_reached(Limit::DtlsHandshakeTimeout), 1);
+}
+
+#[test]
 fn nothing_is_kept_for_a_peer_that_has_not_proved_its_address() {
     let now = Instant::now();
     let mut server = server(now);
@@ -233,6 +247,8 @@ fn half_open_handshakes_are_bounded_and_keep_nobody_out() {
         assert!(server.handshaking.len() <= limits().max_handshakes);
         assert_eq!(server.table.len(), server.handshaking.len());
     }
+    let displaced = 2_000 - limits().max_handshakes as u64;
+    assert_eq!(server.metrics.limits_reached(Limit::DtlsMaxHandshakes), displaced);
     connect(&mut server, 1, now);
 }
 
@@ -251,6 +267,7 @@ fn the_most_silent_association_makes_room_and_is_told() {
     let changes = server.take_changes();
     assert_eq!(changes, [Change::Established(way(9), "sensor".into()), Change::Ended(way(1))]);
     assert_eq!((server.established, server.table.len()), (4, 4));
+    assert_eq!(server.metrics.limits_reached(Limit::DtlsMaxAssociations), 1);
 }
 
 #[test]
@@ -267,6 +284,7 @@ fn silence_ends_an_association() {
     let farewell = server.outgoing().iter().next().map(|(_, d)| d.to_vec()).unwrap();
     client.take(&farewell);
     client.poll(later);
+    assert_eq!(server.metrics.limits_reached(Limit::DtlsIdleTimeout), 1);
     assert!(client.closed, "the client is told, so that it shakes hands before it speaks again");
 }
 

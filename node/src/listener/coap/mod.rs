@@ -3,6 +3,7 @@
 //! Owns the clock and the order of work: many datagrams are read before the first answer is sent. It must not know
 //! what the datagrams mean; core's session does.
 
+mod limits;
 mod requests;
 mod upstream;
 
@@ -14,12 +15,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use waymeet_core::coap::Session;
 use waymeet_core::coap::session::ObservationId;
-use waymeet_core::coap::{Limits, Session};
 
 use self::requests::Answer;
 use self::upstream::{NodeUpstream, request_failure};
-use crate::config::Config;
 use crate::dtls::{Associations, Change, PskLookup};
 use crate::handle::NodeHandle;
 use crate::metrics::Listener;
@@ -87,7 +87,7 @@ enum Woken {
 
 impl Driver {
     fn new(socket: Socket, node: NodeHandle, listener: Listener, dtls: Option<Box<Associations>>) -> Self {
-        let limits = session_limits(&node.config());
+        let limits = limits::of_session(&node.config());
         let observations = MailboxLimits {
             // One message may be for every observation.
             messages: limits.observations.saturating_mul(4).max(node.mailbox_limits().messages),
@@ -312,6 +312,9 @@ impl Driver {
         if delivered.messages > 0 {
             metrics.delivered(listener, delivered.messages, delivered.bytes);
         }
+        while let Some(reached) = session.take_reached() {
+            limits::count(&reached, listener, metrics);
+        }
     }
 }
 
@@ -331,22 +334,5 @@ fn take_changes(
             }
             Change::Established(way, identity) => upstream.associated(way, identity),
         }
-    }
-}
-
-fn session_limits(config: &Config) -> Limits {
-    let (limits, coap) = (&config.limits, &config.limits.coap);
-    Limits {
-        max_payload_bytes: limits.max_payload_bytes,
-        dedup_entries: coap.dedup_entries,
-        request_timeout: limits.request_timeout,
-        max_request_timeout: limits.max_request_timeout,
-        exchanges: coap.max_exchanges,
-        observations: coap.max_observations,
-        observations_per_endpoint: coap.max_observations_per_endpoint,
-        block_bytes: coap.block_transfer_bytes,
-        notify_queue: limits.queue_messages,
-        notify_queue_bytes: limits.queue_bytes,
-        ..Limits::default()
     }
 }

@@ -17,6 +17,7 @@ use super::events::EventStream;
 use super::live::Texts;
 use crate::budget::{Arriving, Budget};
 use crate::delivery::Delivery;
+use crate::metrics::Limit;
 
 /// What every response carries. One type, so that nothing is boxed but a subscription.
 #[derive(Default)]
@@ -121,6 +122,18 @@ pub(crate) enum BodyError {
     Broken,
     #[error("there is no memory for this body now (limits.buffer_bytes)")]
     Overloaded,
+}
+
+impl BodyError {
+    /// The limit of the configuration that the body has met, as the body of a message.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::TooLarge { .. } => Some(Limit::MaxPayloadBytes),
+            Self::Timeout => Some(Limit::HttpBodyReadTimeout),
+            Self::Overloaded => Some(Limit::BufferBytes),
+            Self::Broken => None,
+        }
+    }
 }
 
 /// Reads a whole body of at most `limit` bytes. One that declares more is refused before any of it is read,

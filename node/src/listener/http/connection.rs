@@ -24,7 +24,7 @@ use super::pulse::{Patience, Waiting};
 use super::socket::Socket;
 use super::{Connection, Service, feed};
 use crate::config::{HttpLimits, TlsMode};
-use crate::metrics::Listener;
+use crate::metrics::{Limit, Listener};
 use crate::sessions::Session;
 use crate::tls::{Acceptor, Opening, Protection};
 
@@ -140,7 +140,10 @@ async fn secure(
             drive(Connection::new(service, session, local, Protection::default()), stream).await
         }
         Opening::Plain => Ok(stream.write_all(PLAIN).await?),
-        Opening::Silent => Err("no handshake came within the time-out".into()),
+        Opening::Silent => {
+            service.node.metrics().limit_reached(Limit::TlsHandshakeTimeout);
+            Err("no handshake came within the time-out".into())
+        }
         Opening::Left => Ok(()),
     }
 }
@@ -168,7 +171,13 @@ where
         let sniffing = tokio::time::timeout(limit, Socket::sniff(stream, connection.clone()));
         tokio::select! {
             biased;
-            sniffed = sniffing => sniffed.map_err(|_| "no request came within the time-out")??,
+            sniffed = sniffing => match sniffed {
+                Ok(sniffed) => sniffed?,
+                Err(_) => {
+                    service.node.metrics().limit_reached(Limit::HttpHeaderReadTimeout);
+                    return Err("no request came within the time-out".into());
+                }
+            },
             () = service.node.draining() => return Ok(()),
         }
     };
@@ -220,10 +229,10 @@ where
     let mut drain = pin!(service.node.draining());
     let mut phases = service.node.shared.phase.subscribe();
     let mut drains = Drains::Unknown;
-    poll_fn(|cx| {
+    let result = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = Pin::new(&mut *served).poll(cx) {
-                return Poll::Ready(result.map_err(BoxError::from));
+                return Poll::Ready(result);
             }
             if connection.is_handed_over() {
                 return Poll::Ready(Ok(()));
@@ -251,6 +260,9 @@ where
                 // It will, once an earlier answer is written and hyper asks it again.
                 Poll::Ready(Waiting::Body | Waiting::Reply) => return Poll::Pending,
                 Poll::Ready(waiting) => {
+                    if let Some(limit) = limit_of(waiting) {
+                        service.node.metrics().limit_reached(limit);
+                    }
                     let session = connection.session.id();
                     tracing::debug!(session, peer = %connection.peer, ?waiting, "an HTTP connection took too long");
                     return Poll::Ready(Ok(()));
@@ -258,11 +270,36 @@ where
             }
         }
     })
-    .await?;
+    .await;
+    if let Err(error) = result {
+        if error.is_parse_too_large()
+            && let Some(parts) = served.into_parts()
+        {
+            service.node.metrics().limit_reached(head_limit(&parts.read_buf, &service.limits.http));
+        }
+        return Err(error.into());
+    }
     let Some(events) = connection.take_events() else { return Ok(End::Closed) };
     // hyper has written all that it was given, or the events would not have been handed over.
     let parts = served.into_parts().ok_or("an upgraded connection was handed over")?;
     Ok(End::HandedOver(parts.io.into_inner().into_inner(), events))
+}
+
+/// The limit behind what the client was waited for too long.
+fn limit_of(waiting: Waiting) -> Option<Limit> {
+    match waiting {
+        Waiting::Head => Some(Limit::HttpHeaderReadTimeout),
+        Waiting::Request => Some(Limit::HttpIdleTimeout),
+        // A late body is counted with the request, which fails; a late reply is no fault of the client's.
+        Waiting::Body | Waiting::Reply | Waiting::Answer => None,
+    }
+}
+
+/// Which of its two limits a head has met that hyper finds too large. hyper does not say; what it has read does: a head
+/// that is within the one limit was beyond the other.
+fn head_limit(read: &[u8], limits: &HttpLimits) -> Limit {
+    let end = read.windows(4).position(|window| window == b"\r\n\r\n").map_or(read.len(), |at| at + 4);
+    if end > limits.max_header_bytes { Limit::HttpMaxHeaderBytes } else { Limit::HttpMaxHeaders }
 }
 
 /// What a connection knows of the node's drain.

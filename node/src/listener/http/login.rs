@@ -23,6 +23,7 @@ use super::target::{Page, form_fields};
 use super::{Connection, Service, read_body};
 use crate::auth::{Credentials, LoginError, User, Who};
 use crate::console;
+use crate::metrics::Limit;
 
 /// The longest body of `/login`.
 const MAX_LOGIN_BYTES: usize = 4_096;
@@ -78,8 +79,13 @@ impl Connection {
     pub(super) async fn login(&self, head: &Parts, body: &mut Incoming) -> Result<Response<Body>, Problem> {
         let limits = &self.service.limits.http;
         let fields = read_body(body, MAX_LOGIN_BYTES, self.service.budget(), limits.body_read_timeout).await;
-        let fields =
-            fields.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()))?;
+        let fields = fields.map_err(|error| {
+            // How long a form may be, no key says.
+            if let Some(limit) = error.limit().filter(|limit| *limit != Limit::MaxPayloadBytes) {
+                self.service.node.metrics().limit_reached(limit);
+            }
+            Problem::new(StatusCode::BAD_REQUEST, "invalid", error.to_string())
+        })?;
         let fields = Fields::parse(&fields, &head.headers)?;
         let auth = &self.service.node.shared.auth;
         let outcome = auth.login(fields.credentials(), self.peer.ip()).outcome().await;

@@ -21,7 +21,7 @@ use super::target::TargetError;
 use super::{Connection, Service, crossing, read_body};
 use crate::auth::Connected;
 use crate::handle::{Mailbox, NodeHandle, PendingReply, RequestError, SubscribeError};
-use crate::metrics::{DropReason, Listener, SessionGuard};
+use crate::metrics::{DropReason, Limit, Listener, SessionGuard};
 use crate::outbox::CountedBy;
 
 /// Tells an upstream HTTP service the method, where payload or no payload does not say it already.
@@ -74,6 +74,7 @@ impl Service {
     ) -> Result<Asked, Problem> {
         let timeout = timeout.unwrap_or(self.limits.request_timeout);
         if timeout > self.limits.max_request_timeout {
+            node.metrics().limit_reached(Limit::MaxRequestTimeout);
             return Err(self.invalid_target(head, ResourceError::TimeoutRange.into()));
         }
         let payload = self.payload((node, subject), connection, head, body).await?;
@@ -140,6 +141,7 @@ impl Service {
     ) -> Result<Response<Body>, Problem> {
         let limit = self.limits.http.max_filters;
         if filters > limit {
+            node.metrics().limit_reached(Limit::HttpMaxFilters);
             let detail = format!("one subscription may have at most {limit} filters");
             return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid", detail));
         }
@@ -177,8 +179,11 @@ impl Service {
         &self,
         node: &NodeHandle,
     ) -> Result<(SessionGuard, Option<Connected>), Problem> {
-        let connected =
-            node.user.as_ref().map(|user| user.connect().ok_or_else(too_many_streams)).transpose()?;
+        let connected = node
+            .user
+            .as_ref()
+            .map(|user| user.connect().ok_or_else(|| too_many_streams(node)))
+            .transpose()?;
         Ok((self.count_stream()?, connected))
     }
 
@@ -186,7 +191,7 @@ impl Service {
     fn count_stream(&self) -> Result<SessionGuard, Problem> {
         let metrics = self.node.metrics();
         if metrics.event_streams() >= self.limits.http.max_event_streams as u64 {
-            metrics.refused_connection("http.max_event_streams");
+            metrics.limit_reached(Limit::HttpMaxEventStreams);
             return Err(Problem::overloaded(
                 "there are as many event streams as limits.http.max_event_streams",
             ));
@@ -220,6 +225,9 @@ impl Service {
         match read {
             Ok(payload) => Ok(payload),
             Err(error) => {
+                if let Some(limit) = error.limit() {
+                    node.metrics().limit_reached(limit);
+                }
                 let (reason, problem) = match error {
                     BodyError::TooLarge { limit } => {
                         (DropReason::PayloadTooLarge, Problem::payload_too_large(limit))
@@ -253,7 +261,8 @@ fn name_method(method: &Method, payload: &[u8], headers: &mut waymeet_core::Head
 }
 
 /// 429, when a user has as many sessions as it may have.
-fn too_many_streams() -> Problem {
+fn too_many_streams(node: &NodeHandle) -> Problem {
+    node.metrics().limit_reached(Limit::UserMaxConnections);
     let detail = "this user has as many sessions and event streams as it may have";
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail)
 }

@@ -20,7 +20,7 @@ use super::login::{Entrance, Proof};
 use super::subscriptions::Subscriptions;
 use crate::budget::Budget;
 use crate::handle::NodeHandle;
-use crate::metrics::{DropReason, Listener, SessionGuard};
+use crate::metrics::{DropReason, Limit, Listener, Metrics, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
 use crate::publisher::{Origin, Pressed, Publisher, Verdict};
 use crate::sessions::{Entry, Outlet, WireSession};
@@ -130,6 +130,10 @@ impl Conversation {
         &self.client.outbox
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.client.node.metrics()
+    }
+
     pub(super) fn budget(&self) -> &Arc<Budget> {
         &self.client.node.shared.exchange.budget
     }
@@ -141,7 +145,8 @@ impl Conversation {
         encode::error(&mut words, "Server Overloaded");
         self.client.outbox.send(&words);
         let listener = self.client.origin.listener;
-        self.client.node.metrics().rejected(listener, DropReason::Overloaded);
+        self.metrics().rejected(listener, DropReason::Overloaded);
+        self.metrics().limit_reached(Limit::BufferBytes);
     }
 
     /// Carries out what the bytes hold, as one batch. In the second place stands a subscriber that the
@@ -319,7 +324,11 @@ impl Upstream for Batch<'_> {
             Refusal::RateLimited => DropReason::RateLimited,
             Refusal::Draining => DropReason::Draining,
         };
-        self.client.node.metrics().rejected(self.client.origin.listener, reason);
+        let metrics = self.client.node.metrics();
+        metrics.rejected(self.client.origin.listener, reason);
+        if why == Refusal::PayloadTooLarge {
+            metrics.limit_reached(Limit::MaxPayloadBytes);
+        }
     }
 
     fn subscribe(&mut self, sid: &[u8], filter: Filter<'_>, queue: Option<&str>) -> Result<(), Refusal> {
@@ -332,6 +341,7 @@ impl Upstream for Batch<'_> {
         }
         client.sweep();
         if client.subscriptions.len() >= client.node.shared.config.limits.max_subscriptions_per_session {
+            client.node.metrics().limit_reached(Limit::MaxSubscriptionsPerSession);
             return Err(Refusal::TooManySubscriptions);
         }
         let outbox = Outbox::Wire(client.outbox.clone());

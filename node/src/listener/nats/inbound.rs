@@ -12,12 +12,12 @@ use std::task::{Context, Poll, ready};
 use bytes::BufMut as _;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
-use waymeet_core::nats::Closed;
+use waymeet_core::nats::{Closed, ParseError};
 
 use super::conversation::Conversation;
 use crate::budget::{Arriving, UNCOUNTED_BYTES};
 use crate::buffers;
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Limit};
 use crate::publisher::Pressed;
 use crate::tls::HandshakeError;
 
@@ -41,6 +41,28 @@ pub(super) enum End {
 }
 
 impl End {
+    /// Ends the conversation with the connection, and counts the limit that it has met.
+    pub(super) fn conclude(&self, conversation: &mut Conversation) {
+        if let Some(limit) = self.limit() {
+            conversation.metrics().limit_reached(limit);
+        }
+        conversation.end(self.reason(), self);
+    }
+
+    /// The limit that ends the connection, unless whoever has found it met has counted it.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::WriteDeadline => Some(Limit::WriteDeadline),
+            Self::Session(Closed::Stale) => Some(Limit::MaxPingsOut),
+            Self::Session(Closed::AuthenticationTimeout) => Some(Limit::AuthLoginTimeout),
+            Self::Session(Closed::TooManySessions) => Some(Limit::UserMaxConnections),
+            Self::Session(Closed::Protocol(ParseError::ControlLineTooLong)) => {
+                Some(Limit::MaxControlLineBytes)
+            }
+            _ => None,
+        }
+    }
+
     /// The reason under which is counted what was not written.
     pub(super) fn reason(&self) -> DropReason {
         match self {

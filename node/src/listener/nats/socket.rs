@@ -44,7 +44,7 @@ pub(super) async fn serve_conversation(stream: TcpStream, conversation: Conversa
     connection.conversation.outbox().flush();
     let end = connection.run().await;
     connection.conversation.leave().await;
-    connection.conversation.end(end.reason(), &end);
+    end.conclude(&mut connection.conversation);
 }
 
 struct Connection {

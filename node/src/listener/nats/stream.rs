@@ -74,7 +74,7 @@ pub(super) async fn serve_conversation<S>(
     }
     connection.finish(&end).await;
     connection.conversation.leave().await;
-    connection.conversation.end(end.reason(), &end);
+    end.conclude(&mut connection.conversation);
 }
 
 struct Connection<S> {

@@ -37,7 +37,7 @@ pub(super) async fn serve(tcp: TcpStream, node: NodeHandle, peer: SocketAddr, ac
     match upgrade(tcp, &mut conversation, &acceptor, &node).await {
         Ok(Upgraded::Tls(tls)) => stream::serve_conversation(*tls, conversation, &node, |_, _| {}).await,
         Ok(Upgraded::Plain(tcp)) => socket::serve_conversation(tcp, conversation, &node).await,
-        Err(end) => conversation.end(end.reason(), &end),
+        Err(end) => end.conclude(&mut conversation),
     }
 }
 

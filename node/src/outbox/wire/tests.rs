@@ -74,6 +74,7 @@ fn one_message_too_many_closes_and_everything_is_counted() {
     outbox.written(&block, 3, messages);
     assert_eq!(metrics.traffic(Listener::WebSocket).1, 3);
     assert_eq!(metrics.drops(DropReason::SlowSubscriber), 6, "five of the block and the last one");
+    assert_eq!(metrics.limits_reached(Limit::OutboxBytes), 1);
     assert!(!offer(&outbox).taken);
     assert_eq!(metrics.drops(DropReason::SubscriberGone), 1);
 }

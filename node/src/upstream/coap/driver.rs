@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waymeet_core::coap::client::{Client, Event, ObservationId, RequestId, Response};
+use waymeet_core::coap::client::{Client, Event, Failure, ObservationId, RequestId, Response};
 use waymeet_core::{Message, Subject, SubjectFilter};
 
 use super::call::{is_notification, notification_headers};
@@ -19,7 +19,7 @@ use super::{Attached, Upstream};
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle};
 use crate::interest::{Change, InterestWatch};
-use crate::metrics::Listener;
+use crate::metrics::{Limit, Listener};
 use crate::outbox::Item;
 use crate::upstream::Reply;
 
@@ -128,7 +128,10 @@ impl Driver {
             Ok(id) => {
                 self.calls.insert(id, delivery);
             }
-            Err(full) => self.reply(&delivery, &Reply::busy(full.limit)),
+            Err(full) => {
+                self.node.metrics().limit_reached(Limit::CoapUpstreamMaxInFlight);
+                self.reply(&delivery, &Reply::busy(full.limit));
+            }
         }
     }
 
@@ -181,7 +184,12 @@ impl Driver {
     fn carry_out(&mut self, event: Event) {
         match event {
             Event::Answered(id, response) => self.finish(id, &Reply::from_coap(response)),
-            Event::Failed(id, failure) => self.finish(id, &self.upstream.base.failure(failure)),
+            Event::Failed(id, failure) => {
+                if let Failure::TooLarge { .. } = failure {
+                    self.node.metrics().limit_reached(Limit::MaxPayloadBytes);
+                }
+                self.finish(id, &self.upstream.base.failure(failure));
+            }
             Event::Notified(id, sequence, response) => self.publish(id, sequence, &response),
             Event::Unobserved(id, lapse) => {
                 if let Some(subject) = self.subjects.get(&id) {
@@ -246,6 +254,7 @@ impl Driver {
             }
             Err(full) => {
                 if !std::mem::replace(&mut self.is_full, true) {
+                    self.node.metrics().limit_reached(Limit::CoapUpstreamMaxObservations);
                     tracing::warn!(%subject, limit = full.limit, "no more resources are observed");
                 }
             }

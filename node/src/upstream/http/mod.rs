@@ -19,7 +19,7 @@ use crate::config::HttpUpstream;
 use crate::delivery::Delivery;
 use crate::handle::{Mailbox, NodeHandle, SubscribeError};
 use crate::listener::http::{payload, read_body};
-use crate::metrics::Listener;
+use crate::metrics::{Limit, Listener};
 use crate::outbox::Item;
 use crate::tls::client::{self, Trust};
 use crate::tls::https::{Bounds, HttpsClient, https_client};
@@ -113,7 +113,10 @@ impl Attached {
                         drop(place);
                     });
                 }
-                Err(_) => shared.send(&delivery, Reply::busy(limit)),
+                Err(_) => {
+                    shared.node.metrics().limit_reached(Limit::HttpUpstreamMaxInFlight);
+                    shared.send(&delivery, Reply::busy(limit));
+                }
             }
         }
         let all = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -145,9 +148,13 @@ impl Shared {
         }
         // The time-out of the whole call bounds this as well.
         let budget = &self.node.shared.exchange.budget;
-        let payload = read_body(&mut body, self.max_payload, budget, Duration::MAX)
-            .await
-            .map_err(|error| Reply::bad_gateway(base, &error.to_string()))?;
+        let payload =
+            read_body(&mut body, self.max_payload, budget, Duration::MAX).await.map_err(|error| {
+                if let Some(limit) = error.limit() {
+                    self.node.metrics().limit_reached(limit);
+                }
+                Reply::bad_gateway(base, &error.to_string())
+            })?;
         Ok(Reply::from_response(&head, payload))
     }
 

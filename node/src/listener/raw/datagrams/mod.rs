@@ -24,7 +24,7 @@ use super::subject::{SubjectTemplate, TemplateError};
 use crate::config::{DatagramListener, RawMode};
 use crate::delivery::Delivery;
 use crate::handle::NodeHandle;
-use crate::metrics::{DropReason, Listener};
+use crate::metrics::{DropReason, Limit, Listener};
 use crate::outbox::CountedBy;
 use crate::publisher::Origin;
 use crate::udp::{BATCH, Batch, Socket, Way};
@@ -32,7 +32,7 @@ use crate::udp::{BATCH, Batch, Socket, Way};
 pub(crate) use crate::udp::bind;
 
 /// What goes to an address off loopback is at most so many times the request (design, section 5).
-const MAX_AMPLIFICATION: usize = 3;
+pub(crate) const MAX_AMPLIFICATION: usize = 3;
 
 /// One listener's settings.
 pub(crate) struct Service {
@@ -200,11 +200,14 @@ impl Driver {
         let id = match in_flight.begin(to) {
             Ok(id) => id,
             Err(full) => {
-                let (reason, failure) = match full {
-                    Full::All => (DropReason::Overloaded, Failure::Overloaded),
-                    Full::Host => (DropReason::RateLimited, Failure::TooMany),
+                let (reason, failure, limit) = match full {
+                    Full::All => (DropReason::Overloaded, Failure::Overloaded, Limit::DatagramsMaxInFlight),
+                    Full::Host => {
+                        (DropReason::RateLimited, Failure::TooMany, Limit::DatagramsMaxInFlightPerHost)
+                    }
                 };
                 node.metrics().rejected(Listener::Datagrams, reason);
+                node.metrics().limit_reached(limit);
                 return self.say(to, &failure);
             }
         };
@@ -240,6 +243,9 @@ impl Driver {
                 }
                 Err(failure) => {
                     metrics.dropped(Listener::Datagrams, DropReason::PayloadTooLarge, 1);
+                    if let Failure::Amplified(_) = failure {
+                        metrics.limit_reached(Limit::DatagramsAmplification);
+                    }
                     failure
                 }
             },
@@ -255,6 +261,7 @@ impl Driver {
     fn say(&mut self, to: Sender, failure: &Failure) {
         let text = failure.text();
         if text.len() > to.allowance {
+            self.service.node.metrics().limit_reached(Limit::DatagramsAmplification);
             return tracing::debug!(to = %to.way, %failure, "the reason is too long for an answer");
         }
         self.outgoing.push(Outgoing { to: to.way, contents: Contents::Text(text) });

@@ -19,7 +19,7 @@ use super::subject::{SubjectTemplate, TemplateError};
 use crate::config::{LineListener, RawMode};
 use crate::handle::NodeHandle;
 use crate::listener::accept;
-use crate::metrics::{DropReason, Listener};
+use crate::metrics::{DropReason, Limit, Listener};
 use crate::sessions::{DISCONNECTED, Outlet, Readers};
 use crate::worker::Workers;
 
@@ -105,6 +105,11 @@ impl Service {
             } => end,
             () = session.expelled() => End::Expelled,
         };
+        match end {
+            End::Idle => self.node.metrics().limit_reached(Limit::LinesIdleTimeout),
+            End::WriteDeadline => self.node.metrics().limit_reached(Limit::WriteDeadline),
+            End::Finished | End::Broken(_) | End::Stopped | End::Expelled => {}
+        }
         if matches!(end, End::Expelled) && self.mode == RawMode::Request {
             let farewell = format!("-ERR {DISCONNECTED}\n");
             // A client that takes nothing is not waited for.
@@ -140,6 +145,7 @@ impl Service {
     /// Counts a line that is longer than the limit: it is no message.
     fn reject_long_line(&self) {
         self.node.metrics().rejected(Listener::Lines, DropReason::PayloadTooLarge);
+        self.node.metrics().limit_reached(Limit::LinesMaxLineBytes);
     }
 }
 
