@@ -252,7 +252,9 @@ impl<I: Identity> Mesh<I> {
     fn outlive(&mut self, now: Instant, epoch: u64) {
         let is_free =
             |epoch: &u64| !self.nodes.is_anothers(Tag::new(&self.identity, &self.peer, *epoch), &self.peer);
-        let Some(epoch) = epoch.checked_add(1).and_then(|next| (next..).find(is_free)) else { return };
+        let Some(epoch) = epoch.checked_add(1).and_then(|next| (next..=u64::MAX).find(is_free)) else {
+            return;
+        };
         self.nodes.set_epoch(&self.identity, SELF, epoch);
         self.announce_soon(now);
     }
