@@ -259,8 +259,8 @@ impl<I: Identity> Mesh<I> {
         self.announce_soon(now);
     }
 
-    /// A slot for a node that was not known; `None` when there are too many, or when its tag is another node's: eight bytes
-    /// of a hash can be made alike with patience.
+    /// A slot for a node that was not known; `None` when there are too many, or when its tag is another node's: among some
+    /// 2^32 keys two have the same eight bytes of a hash.
     fn make_room(&mut self, now: Instant, peer: &PeerId, epoch: u64) -> Option<Slot> {
         if self.nodes.is_anothers(Tag::new(&self.identity, peer, epoch), peer) {
             self.counters.nodes_refused += 1;
