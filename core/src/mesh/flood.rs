@@ -115,17 +115,23 @@ impl<I: Identity> Mesh<I> {
             self.outlive(now, record.epoch);
             return Ok(());
         }
-        let Some(slot) = known.or_else(|| self.make_room(now, &peer, record.epoch)) else { return Ok(()) };
         let restarted = held.is_some_and(|(epoch, _)| epoch < record.epoch);
-        if restarted && !self.begin_life(now, slot, record.epoch) {
+        let tag = Tag::new(&self.identity, &peer, record.epoch);
+        // Among some 2^32 keys two have the same eight bytes of a hash.
+        if self.nodes.is_anothers(tag, &peer) {
+            self.counters.nodes_refused += 1;
             return Ok(());
+        }
+        let Some(slot) = known.or_else(|| self.make_room(now, &peer, record.epoch)) else { return Ok(()) };
+        if restarted {
+            self.begin_life(now, slot, record.epoch);
         }
         self.take_life(now, from, slot, record.epoch);
         if self.believe(now, slot, &record, state)? {
             self.pass_on(from, slot, bytes);
         } else {
             // Not derivable from what is here.
-            self.send_frame(from, &Frame::Ask(Tag::new(&self.identity, &peer, record.epoch)));
+            self.send_frame(from, &Frame::Ask(tag));
             if held.is_none() {
                 self.nodes.remove(slot);
             }
@@ -206,14 +212,9 @@ impl<I: Identity> Mesh<I> {
         Ok(true)
     }
 
-    /// A node has started again: nothing of its former life holds. False when its new tag is another node's.
-    fn begin_life(&mut self, now: Instant, slot: Slot, epoch: u64) -> bool {
-        let Some(node) = self.nodes.get(slot) else { return false };
-        if self.nodes.is_anothers(Tag::new(&self.identity, &node.peer, epoch), &node.peer) {
-            self.counters.nodes_refused += 1;
-            return false;
-        }
-        let Some(node) = self.nodes.get_mut(slot) else { return false };
+    /// A node has started again: nothing of its former life holds.
+    fn begin_life(&mut self, now: Instant, slot: Slot, epoch: u64) {
+        let Some(node) = self.nodes.get_mut(slot) else { return };
         self.interest_bytes -= node.interest.bytes;
         self.table.forget(&mut node.interest);
         node.window = super::window::Window::default();
@@ -221,7 +222,6 @@ impl<I: Identity> Mesh<I> {
         self.nodes.set_links(slot, Box::default());
         self.nodes.set_epoch(&self.identity, slot, epoch);
         self.rename_links(now, slot);
-        true
     }
 
     /// What a neighbour says of itself tells its life. That may be a later one than its hello's without having begun here:
@@ -259,13 +259,8 @@ impl<I: Identity> Mesh<I> {
         self.announce_soon(now);
     }
 
-    /// A slot for a node that was not known; `None` when there are too many, or when its tag is another node's: among some
-    /// 2^32 keys two have the same eight bytes of a hash.
+    /// A slot for a node that was not known; `None` when there are too many.
     fn make_room(&mut self, now: Instant, peer: &PeerId, epoch: u64) -> Option<Slot> {
-        if self.nodes.is_anothers(Tag::new(&self.identity, peer, epoch), peer) {
-            self.counters.nodes_refused += 1;
-            return None;
-        }
         if self.nodes.len() >= self.limits.max_nodes {
             let lost = self.nodes.iter().filter_map(|(slot, node)| Some((node.lost?, slot)));
             let Some((_, oldest)) = lost.min() else {

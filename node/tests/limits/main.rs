@@ -161,23 +161,21 @@ fn every_limit_has_a_test() {
 
 /// A node with these settings on free ports of loopback.
 async fn start(settings: &str) -> Node {
-    let mut config = Config::from_toml(settings, Path::new("test.toml")).expect("the settings are valid");
     let loopback = Address::On("127.0.0.1:0".parse().expect("an address"));
-    config.listeners.nats.address = loopback;
-    config.listeners.http.address = loopback;
-    config.listeners.coap.address = loopback;
-    config.mesh.address = Address::Off;
-    Node::builder().config(config).workers(1).start().await.expect("free ports")
+    start_on(loopback, loopback, settings).await
 }
 
-/// The same on all addresses of the machine.
+/// The same on all addresses of the machine, and without HTTP.
 async fn start_everywhere(settings: &str) -> Node {
-    let mut config = Config::from_toml(&format!("auth.anonymous = true\n{settings}"), Path::new("test.toml"))
-        .expect("the settings are valid");
     let everywhere = Address::On("0.0.0.0:0".parse().expect("an address"));
-    config.listeners.nats.address = everywhere;
-    config.listeners.http.address = Address::Off;
-    config.listeners.coap.address = everywhere;
+    start_on(everywhere, Address::Off, &format!("auth.anonymous = true\n{settings}")).await
+}
+
+async fn start_on(address: Address, http: Address, settings: &str) -> Node {
+    let mut config = Config::from_toml(settings, Path::new("test.toml")).expect("the settings are valid");
+    config.listeners.nats.address = address;
+    config.listeners.http.address = http;
+    config.listeners.coap.address = address;
     config.mesh.address = Address::Off;
     Node::builder().config(config).workers(1).start().await.expect("free ports")
 }

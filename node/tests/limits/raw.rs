@@ -65,25 +65,23 @@ pub async fn lines_idle_timeout() -> Met {
 }
 
 pub async fn datagrams_max_in_flight() -> Met {
-    let node = datagrams("address = '127.0.0.1:0'\nmax_in_flight = 1\n").await;
-    let _silent = subscribe(&node.handle(), "a");
-    let socket = open(&node, [127, 0, 0, 1].into()).await;
-    socket.send(b"1").await.expect("sent");
-    socket.send(b"2").await.expect("sent");
-    let answer = receive(&socket).await;
-    assert!(answer.starts_with("-ERR overloaded"), "{answer}");
-    (node, 1)
+    (second_datagram("max_in_flight = 1", "-ERR overloaded").await, 1)
 }
 
 pub async fn datagrams_max_in_flight_per_host() -> Met {
-    let node = datagrams("address = '127.0.0.1:0'\nmax_in_flight_per_host = 1\n").await;
+    (second_datagram("max_in_flight_per_host = 1", "-ERR too many").await, 1)
+}
+
+/// A node that answers a request with these words while another one waits.
+async fn second_datagram(setting: &str, words: &str) -> Node {
+    let node = datagrams(&format!("address = '127.0.0.1:0'\n{setting}\n")).await;
     let _silent = subscribe(&node.handle(), "a");
     let socket = open(&node, [127, 0, 0, 1].into()).await;
     socket.send(b"1").await.expect("sent");
     socket.send(b"2").await.expect("sent");
     let answer = receive(&socket).await;
-    assert!(answer.starts_with("-ERR too many"), "{answer}");
-    (node, 1)
+    assert!(answer.starts_with(words), "{answer}");
+    node
 }
 
 pub async fn datagrams_amplification(ip: IpAddr) -> Met {
