@@ -1,6 +1,6 @@
 // Messages by hand: subscribe and look at what comes, publish, request; and the explanation of one of them.
 
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Explained } from "./explain";
 import { clear, follow, following, KEPT, stop, type Gap, type Received } from "./follow";
 import { time } from "./format";
@@ -223,7 +223,8 @@ export function MessagesView() {
   const isRunning = ["subscribing", "live", "retrying"].includes(now.state);
   const asked = parameters.get("follow");
 
-  useEffect(() => {
+  // Before the paint: who goes on to another view at once must not be brought back by the new address.
+  useLayoutEffect(() => {
     if (!asked) return;
     setFilter(asked);
     void follow([asked], "", wantsTrace);

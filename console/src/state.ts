@@ -1,7 +1,7 @@
 // State that several parts of the page share, and the hooks that read it.
 
 import { createContext } from "preact";
-import { useContext, useEffect, useReducer } from "preact/hooks";
+import { useContext, useEffect, useLayoutEffect, useReducer } from "preact/hooks";
 import { translator, type Language, type Translate } from "./i18n";
 
 /** A value that components follow. */
@@ -26,8 +26,13 @@ export class Cell<T> {
 
 export function useCell<T>(cell: Cell<T>): T {
   const [, redraw] = useReducer((n: number) => n + 1, 0);
-  useEffect(() => cell.follow(() => redraw(undefined)), [cell]);
-  return cell.value;
+  const drawn = cell.value;
+  // Before the paint: a value that changes after it must not go unseen. A component below may have changed it already.
+  useLayoutEffect(() => {
+    if (cell.value !== drawn) redraw(undefined);
+    return cell.follow(() => redraw(undefined));
+  }, [cell]);
+  return drawn;
 }
 
 export type Theme = "auto" | "light" | "dark";

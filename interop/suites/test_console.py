@@ -294,6 +294,25 @@ async def test_a_slow_subscriber_is_named_and_can_be_disconnected(nodes, visitor
     await sloth.close()
 
 
+async def test_who_goes_on_at_once_is_not_brought_back(nodes, visitor):
+    """A link to follow a subject changes the address once more; another view chosen before the first paint stays."""
+    await show(visitor, nodes[0])
+    view = await visitor.evaluates("""new Promise((done) => {
+        const shown = () => done(document.querySelector("main").dataset.view + location.hash);
+        // What is put off until after a paint is done when the next one is.
+        const painted = () => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(shown)));
+        const goOn = () => {
+            addEventListener("hashchange", painted, { once: true });
+            setTimeout(() => (location.hash = "#sessions"));
+        };
+        addEventListener("hashchange", goOn, { once: true });
+        location.hash = "#messages?follow=hasty";
+    })""")
+    assert view == "sessions#sessions"
+    await show(visitor, nodes[0], "messages")
+    await visitor.does("waits", selector="#received-state", text="subscribed to hasty")
+
+
 async def down_to(visitor, subject):
     """Arrow by arrow to a row of the tree, each pressed once the one before has moved the focus."""
     here = "document.activeElement.dataset.subject"
@@ -341,7 +360,7 @@ async def test_everything_by_keyboard_alone(nodes, visitor):
         followed = "document.activeElement.dataset.subject?.startsWith('typed.')"
         await visitor.does("until", expression=followed)
         await visitor.does("press", keys=["Enter"])
-        await visitor.does("waits", selector="#received-state", text="typed.")
+        await visitor.does("waits", selector="#received-state", text="subscribed to typed.")
         # A session, and the way back out of the question whether to end it.
         await show(visitor, node, "sessions")
         await visitor.does("until", expression="!!document.querySelector('#sessions tbody .danger')")
