@@ -90,6 +90,48 @@ impl<'a> From<&Message<'a>> for RawMessage<'a> {
     }
 }
 
+/// Payloads of one length that lie in one piece of memory, each as far behind the one before.
+#[derive(Debug, Clone, Copy)]
+pub struct Repeats<'a> {
+    /// What holds them, from the beginning of the first stride on.
+    bytes: &'a [u8],
+    stride: usize,
+    /// Where the payload is within a stride.
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Repeats<'a> {
+    /// The payloads at `start..end` of each whole `stride` of `bytes`.
+    ///
+    /// # Panics
+    /// When a stride is empty or does not hold its payload.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], stride: usize, start: usize, end: usize) -> Self {
+        assert!(stride > 0 && start <= end && end <= stride, "the payload lies within its stride");
+        Self { bytes, stride, start, end }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.bytes.len() / self.stride
+    }
+
+    /// How long each is, in bytes.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The payloads, in their order.
+    #[inline]
+    pub fn payloads(&self) -> impl Iterator<Item = &'a [u8]> {
+        let Self { bytes, stride, start, end } = *self;
+        bytes.chunks_exact(stride).map(move |chunk| &chunk[start..end])
+    }
+}
+
 /// A message that owns its bytes, in two allocations: the texts and the body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwnedMessage {

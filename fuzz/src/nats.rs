@@ -3,11 +3,11 @@
 //! Owns what must hold of them for any bytes: no panic, no operation longer than the input, and the same
 //! behaviour however the input is split.
 
-use waymeet_core::message::RawMessage;
+use waymeet_core::message::{RawMessage, Repeats};
 use waymeet_core::nats::{
     Closed, ConnectOptions, Limits, Parsed, Published, Refusal, Session, Upstream, client, parse,
 };
-use waymeet_core::{Filter, Subject};
+use waymeet_core::{Filter, Headers, Subject};
 
 /// Small, so that the fuzzer reaches them.
 const LIMITS: Limits = Limits { max_control_line_bytes: 64, max_payload_bytes: 128 };
@@ -83,6 +83,17 @@ impl Upstream for Recorder {
         self.asked.push(format!("{message:?}"));
         // Both branches behind it are worth running.
         if message.payload.len().is_multiple_of(2) { Published::Matched } else { Published::Unmatched }
+    }
+
+    // Where an input is cut decides which publications are repeats, and must decide nothing else.
+    fn publish_repeats(&mut self, subject: &[u8], repeats: &Repeats<'_>) -> bool {
+        if Subject::from_bytes(subject).is_err() {
+            return false;
+        }
+        for payload in repeats.payloads() {
+            self.publish(&RawMessage { subject, reply: None, headers: Headers::EMPTY, payload });
+        }
+        true
     }
 
     fn no_responders(&mut self, request: &RawMessage<'_>) {

@@ -4,6 +4,8 @@
 //! must not be shared between threads: a buffer is given back wherever it was last used.
 
 use std::cell::{Cell, RefCell};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
 /// How many buffers a thread keeps.
 const POOL_BUFFERS: usize = 64;
@@ -11,14 +13,13 @@ const POOL_BUFFERS: usize = 64;
 const POOL_BUFFER_LIMIT_BYTES: usize = 256 * 1_024;
 /// How large a new buffer is.
 const INITIAL_BYTES: usize = 512;
-/// How much one read takes at most: about as much as the kernel's default receive buffer holds, and a little more than
-/// a power of two. Payloads are often one, and what a read ends within is copied twice: of 128 KiB that was nearly the
-/// whole of each eighth message of 16 KiB.
-pub(crate) const READ_BYTES: usize = 132 * 1_024;
+/// How much one read takes at most. It is the fewer system calls, and the fewer messages that a read ends within and that
+/// are copied for it, the more it is; four KiB more than a power of two, because payloads are often one.
+pub(crate) const READ_BYTES: usize = 260 * 1_024;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static READ: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    static READ: Cell<Option<Arc<ReadBuffer>>> = const { Cell::new(None) };
 }
 
 /// An empty buffer with some capacity.
@@ -39,10 +40,50 @@ pub(crate) fn give_back(mut buffer: Vec<u8>) {
     });
 }
 
+/// What was read, shared with outboxes that write from it.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer(Box<[u8]>);
+
+impl ReadBuffer {
+    fn new() -> Self {
+        Self(vec![0; READ_BYTES].into_boxed_slice())
+    }
+
+    /// Where in the buffer a slice of it is; `None` for any other.
+    #[inline]
+    pub(crate) fn place_of(&self, part: &[u8]) -> Option<Range<usize>> {
+        let start = part.as_ptr().addr().wrapping_sub(self.0.as_ptr().addr());
+        let end = start.checked_add(part.len())?;
+        (end <= self.0.len()).then_some(start..end)
+    }
+}
+
+impl Deref for ReadBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Lends the thread's read buffer of [`READ_BYTES`] bytes.
 pub(crate) fn with_read_buffer<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
-    let mut buffer = READ.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+    with_shared_read_buffer(|buffer| work(writable(buffer)))
+}
+
+/// Lends the thread's read buffer, which nobody else has, so that it can be shared once it was read into.
+pub(crate) fn with_shared_read_buffer<R>(work: impl FnOnce(&mut Arc<ReadBuffer>) -> R) -> R {
+    let mut buffer = READ.take().unwrap_or_else(|| Arc::new(ReadBuffer::new()));
+    // Another thread may be writing from it at this moment, to a subscriber of both; it frees it.
+    if Arc::get_mut(&mut buffer).is_none() {
+        buffer = Arc::new(ReadBuffer::new());
+    }
     let result = work(&mut buffer);
     READ.set(Some(buffer));
     result
+}
+
+/// The bytes of a buffer that is not shared.
+pub(crate) fn writable(buffer: &mut Arc<ReadBuffer>) -> &mut [u8] {
+    &mut Arc::get_mut(buffer).expect("the buffer is lent to one alone and not shared yet").0
 }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::message::Message;
+use crate::message::{Message, Repeats};
 
 /// `PING`
 pub const PING: &[u8] = b"PING\r\n";
@@ -90,18 +90,64 @@ pub fn prefix(out: &mut Vec<u8>, subject: &str, sid: &[u8]) {
 /// for a client that does not, as in nats-server.
 #[inline]
 pub fn message(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool) {
+    let (reply, block) = begin_message(out, prefix, message, headers, message.payload.len());
+    behind_subject(out, reply, block, message.payload);
+}
+
+/// As [`message`], without the payload. Returns how long `out` is where the payload belongs; what stands behind that
+/// place belongs behind the payload.
+#[inline]
+pub fn message_around(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool) -> usize {
+    let (reply, block) = begin_message(out, prefix, message, headers, 0);
+    before_payload(out, reply, block, message.payload.len());
+    let at = out.len();
+    out.extend_from_slice(b"\r\n");
+    at
+}
+
+/// As [`message`] for each of the payloads, on one subject, without a reply subject and headers.
+pub fn repeats(out: &mut Vec<u8>, prefix: &[u8], repeats: &Repeats<'_>) {
+    let start = out.len();
+    out.extend_from_slice(&prefix[1..]);
+    before_payload(out, "", &[], repeats.payload_bytes());
+    let head = out[start..].to_vec();
+    out.truncate(start);
+    out.reserve(repeats.count() * (head.len() + repeats.payload_bytes() + 2));
+    for payload in repeats.payloads() {
+        out.extend_from_slice(&head);
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes the prefix of a message, with room for the rest; what follows is its reply subject and its headers.
+#[inline]
+fn begin_message<'a>(
+    out: &mut Vec<u8>,
+    prefix: &[u8],
+    message: &Message<'a>,
+    headers: bool,
+    payload_bytes: usize,
+) -> (&'a str, &'a [u8]) {
     let block = if headers { message.headers.as_block() } else { &[] };
     let reply = message.reply.map_or("", |reply| reply.as_str());
-    out.reserve(prefix.len() + reply.len() + block.len() + message.payload.len() + 48);
+    out.reserve(prefix.len() + reply.len() + block.len() + payload_bytes + 48);
     // MSG is HMSG without its first letter.
     out.extend_from_slice(if block.is_empty() { &prefix[1..] } else { prefix });
-    behind_subject(out, reply, block, message.payload);
+    (reply, block)
 }
 
 /// Writes what MSG, HMSG, PUB and HPUB have in common: the reply subject, if there is one, the lengths, and what they
 /// are the lengths of.
 #[inline]
 pub(super) fn behind_subject(out: &mut Vec<u8>, reply: &str, block: &[u8], payload: &[u8]) {
+    before_payload(out, reply, block, payload.len());
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn before_payload(out: &mut Vec<u8>, reply: &str, block: &[u8], payload_bytes: usize) {
     if !reply.is_empty() {
         out.extend_from_slice(reply.as_bytes());
         out.push(b' ');
@@ -110,11 +156,9 @@ pub(super) fn behind_subject(out: &mut Vec<u8>, reply: &str, block: &[u8], paylo
         number(out, block.len());
         out.push(b' ');
     }
-    number(out, block.len() + payload.len());
+    number(out, block.len() + payload_bytes);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(block);
-    out.extend_from_slice(payload);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// The header block by which a request that nobody can answer is answered (NATS ADR-4; nats-server adds
@@ -179,6 +223,9 @@ mod tests {
         let (mut out, mut before) = (Vec::new(), Vec::new());
         prefix(&mut before, message_.subject.as_str(), b"7");
         message(&mut out, &before, message_, headers);
+        let mut around = Vec::new();
+        let at = message_around(&mut around, &before, message_, headers);
+        assert_eq!([&around[..at], message_.payload, &around[at..]].concat(), out);
         out
     }
 
@@ -191,6 +238,16 @@ mod tests {
         m.headers = Headers::from_block(b"NATS/1.0\r\n\r\n");
         assert_eq!(bytes(&m, true), b"HMSG a.b 7 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\n");
         assert_eq!(bytes(&m, false), b"MSG a.b 7 r 5\r\nhello\r\n");
+    }
+
+    #[test]
+    fn repeats_are_messages() {
+        let (mut out, mut one_by_one) = (Vec::new(), Vec::new());
+        repeats(&mut out, b"HMSG a 1 ", &Repeats::new(b"<ab><cd><ef", 4, 1, 3));
+        for payload in [b"ab", b"cd"] {
+            message(&mut one_by_one, b"HMSG a 1 ", &Message::new(Subject::new("a").unwrap(), payload), true);
+        }
+        assert_eq!(out, one_by_one);
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod connect;
 pub mod encode;
 mod line;
 mod parser;
+mod repeats;
 mod session;
 mod turn;
+mod words;
 
 pub use connect::{ConnectOptions, Credentials};
 pub use parser::{Limits, Operation, ParseError, Parsed, parse};

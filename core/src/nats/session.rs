@@ -7,9 +7,11 @@
 use super::connect::{ConnectOptions, Credentials};
 use super::encode;
 use super::parser::{Limits, Operation, ParseError, Parsed, parse};
+use super::repeats::repeats;
 use super::turn::{self, Stop, Turn};
+use super::words::{INVALID_PUBLISH_SUBJECT, refuse_publication, send_error, turn_away};
 use crate::headers::Headers;
-use crate::message::RawMessage;
+use crate::message::{RawMessage, Repeats};
 use crate::subject::{Filter, Subject};
 
 /// What a session needs from the node it belongs to.
@@ -17,6 +19,12 @@ pub trait Upstream {
     /// Routes a message, which borrows from the read buffer. Its subject is not parsed yet;
     /// [`Refusal::Invalid`] says that it is none.
     fn publish(&mut self, message: &RawMessage<'_>) -> Published;
+    /// Routes more messages on the subject of the last one that was published, without reply subjects and headers. Says
+    /// whether they are routed; when they are not, they are published one by one.
+    fn publish_repeats(&mut self, subject: &[u8], repeats: &Repeats<'_>) -> bool {
+        let _ = (subject, repeats);
+        false
+    }
     /// Tells the requester that nobody can answer, by a message on its reply subject. Called only for
     /// clients that asked for it in CONNECT.
     fn no_responders(&mut self, request: &RawMessage<'_>);
@@ -255,6 +263,7 @@ impl Session {
         self.heard |= !input.is_empty();
         self.turn.begin();
         let mut consumed = 0;
+        let mut takes_repeats = true;
         let progress = |consumed, needed| Ok(Progress { consumed, needed, is_spent: false });
         loop {
             let rest = &input[consumed..];
@@ -275,6 +284,12 @@ impl Session {
                     let carried_out = self.carry_out(operation, upstream);
                     consumed += len;
                     match carried_out {
+                        Ok(()) if takes_repeats && !self.verbose => {
+                            if let Some(repeats) = repeats(&operation, &rest[..len], &input[consumed..]) {
+                                takes_repeats = upstream.publish_repeats(repeats.subject, &repeats.payloads);
+                                consumed += if takes_repeats { len * repeats.payloads.count() } else { 0 };
+                            }
+                        }
                         Ok(()) => {}
                         Err(Stop::Spent) => return Ok(Progress { consumed, needed: 0, is_spent: true }),
                         Err(Stop::Closed(closed)) => return Err(closed),
@@ -449,48 +464,6 @@ impl Session {
             upstream.send(encode::OK);
         }
     }
-}
-
-/// nats-server's words for a publication to something that is no subject.
-const INVALID_PUBLISH_SUBJECT: &str = "Invalid Publish Subject";
-
-#[cold]
-fn refuse_publication(subject: &[u8], refusal: Refusal, upstream: &mut impl Upstream) {
-    match refusal {
-        Refusal::Invalid => send_error(upstream, INVALID_PUBLISH_SUBJECT),
-        Refusal::NoPermission => {
-            let subject = String::from_utf8_lossy(subject);
-            send_error(upstream, &format!("Permissions Violation for Publish to \"{subject}\""));
-        }
-        // The clients close a session at words that they do not know; these they report and go on.
-        Refusal::RateLimited => {
-            let subject = String::from_utf8_lossy(subject);
-            send_error(
-                upstream,
-                &format!("Permissions Violation for Publish to \"{subject}\": rate_limited"),
-            );
-        }
-        // A draining node tells its clients by INFO with `ldm`; there is no -ERR for it.
-        Refusal::PayloadTooLarge | Refusal::TooManySubscriptions | Refusal::Draining => {}
-    }
-}
-
-/// Says why the client is not let in, in nats-server's words where it has any.
-#[cold]
-fn turn_away(refusal: LoginRefusal, upstream: &mut impl Upstream) -> Closed {
-    let (words, closed) = match refusal {
-        LoginRefusal::Violation => ("Authorization Violation", Closed::Authorization),
-        LoginRefusal::TooMany => ("Too Many Logins", Closed::TooManyLogins),
-        LoginRefusal::TooManySessions => ("maximum connections exceeded", Closed::TooManySessions),
-    };
-    send_error(upstream, words);
-    closed
-}
-
-fn send_error(upstream: &mut impl Upstream, reason: &str) {
-    let mut line = Vec::with_capacity(reason.len() + 10);
-    encode::error(&mut line, reason);
-    upstream.send(&line);
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 //! are, and the table of replies wakes whoever waits for one.
 
 mod depth;
+mod encoded;
 mod mailbox;
+mod protocol;
 mod replies;
 mod segments;
 mod wire;
@@ -13,11 +15,13 @@ mod wire;
 use std::sync::Arc;
 
 pub(crate) use depth::Depth;
+pub(crate) use encoded::Encoded;
 pub(crate) use mailbox::MailboxQueue;
 pub use mailbox::{Item, MailboxLimits};
+pub(crate) use protocol::Protocol;
 pub(crate) use replies::{Asker, Place, Replies, Slot, Waiting};
 pub(crate) use segments::SharedBytes;
-pub(crate) use wire::{Block, Offered, Protocol, Signal, WireOutbox};
+pub(crate) use wire::{Block, Offered, Signal, WireOutbox};
 
 use crate::metrics::Listener;
 

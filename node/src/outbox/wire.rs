@@ -16,7 +16,7 @@ mod state;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -27,22 +27,13 @@ pub(crate) use self::offer::{Block, Offered};
 use self::socket::write;
 use self::state::State;
 use super::depth::Subscribed;
+use super::encoded::Gathered;
+use super::protocol::Protocol;
 use super::segments::Segment;
 use crate::budget::Budget;
 use crate::buffers;
 use crate::metrics::{DropReason, Limit, Listener, Metrics};
 use crate::trace::Mark;
-
-/// What an outbox must know of a protocol.
-#[derive(Debug)]
-pub(crate) struct Protocol {
-    /// Appends what begins every message on one subject to one sid.
-    pub(crate) prefix: fn(out: &mut Vec<u8>, subject: &str, sid: &[u8]),
-    /// Appends a message behind its prefix, with or without headers.
-    pub(crate) encode: fn(out: &mut Vec<u8>, prefix: &[u8], message: &Message<'_>, headers: bool),
-    /// How many whole messages lie in the first bytes of an encoded block.
-    pub(crate) count: fn(block: &[u8], written: usize) -> usize,
-}
 
 /// Blocks up to this size are copied into each outbox; larger ones are shared. A copy is cheaper than one
 /// more piece in a vectored write.
@@ -54,11 +45,6 @@ const TAKE_BYTES: usize = 64 * 1_024;
 /// How often one flush goes back for what came while it wrote. Beyond that the connection's own task goes
 /// on, so that no thread writes for the others without end.
 const FLUSH_ROUNDS: u32 = 16;
-/// How often a publisher that is slowed looks whether its subscriber has caught up.
-const SLOW_STEP: Duration = Duration::from_millis(1);
-/// How often it looks at most, for one read batch.
-const SLOW_STEPS: u32 = 10;
-
 /// What the connection's task must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
@@ -232,6 +218,23 @@ impl WireOutbox {
         })
     }
 
+    /// Queues a block whose payloads are still where they were read, if `wanted` says so. The caller flushes before
+    /// anything else is read; what is not written then is copied.
+    pub(crate) fn offer_gathered(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        block: Gathered,
+        messages: u64,
+    ) -> Option<Offered> {
+        let len = block.len();
+        self.queue(wanted, len, messages, |state| {
+            state.close_tail();
+            state.segments.push(Segment::gathered(block, messages));
+            state.bytes += len;
+            state.own_bytes += len;
+        })
+    }
+
     /// Queues the session's own words, which are no messages. Returns whether the caller must put the
     /// outbox on its flush list.
     pub(crate) fn send(&self, bytes: &[u8]) -> bool {
@@ -246,30 +249,16 @@ impl WireOutbox {
         state.list()
     }
 
-    /// Whether publishers should still be slowed for this subscriber.
-    fn is_pressed(&self) -> bool {
-        self.state.lock().is_pressed(self.limit_bytes)
-    }
-
-    /// Slows a publisher down while this outbox is nearly full and its subscriber still takes bytes; 10 ms
-    /// at most (design, section 8).
-    pub(crate) async fn slow_down(&self) {
-        for _ in 0..SLOW_STEPS {
-            tokio::time::sleep(SLOW_STEP).await;
-            if !self.is_pressed() {
-                break;
-            }
-        }
-    }
-
     /// Writes what waits, as far as the socket takes it. Safe to call from any thread at any time.
     pub(crate) fn flush(&self) {
         let mut state = self.state.lock();
         state.listed = false;
         if state.flushing || state.blocked.is_some() || state.closed.is_some() {
+            state.segments.settle();
             return;
         }
         let Some(socket) = state.socket.clone() else {
+            state.segments.settle();
             if state.has_bytes() {
                 drop(state);
                 self.waker.wake();
@@ -279,6 +268,7 @@ impl WireOutbox {
         let mut rounds = 0;
         while state.has_bytes() {
             if rounds == FLUSH_ROUNDS {
+                state.segments.settle();
                 state.blocked = Some(Instant::now());
                 drop(state);
                 self.waker.wake();

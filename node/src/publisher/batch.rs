@@ -12,12 +12,12 @@ use waymeet_core::subject::LastSubject;
 use super::crossing::Crossing;
 use super::plan::{Class, Plan, Prefix, Target};
 use super::{Count, Origin, Outcome, Pressed, Reach, Run, RunCounts, Verdict};
-use crate::budget::{Held, Tally, UNCOUNTED_BYTES};
-use crate::buffers;
+use crate::budget::Tally;
+use crate::buffers::ReadBuffer;
 use crate::delivery::Delivery;
 use crate::exchange::Exchange;
 use crate::metrics::{BatchCounts, DropReason, Limit, Listener};
-use crate::outbox::{Block, Offered, Outbox, SharedBytes, WireOutbox};
+use crate::outbox::{Encoded, Offered, Outbox, WireOutbox};
 use crate::subscription::{Admission, Subscription};
 use crate::trace::{Mark, Trace};
 
@@ -25,11 +25,15 @@ use crate::trace::{Mark, Trace};
 pub(super) struct Batch {
     pub(super) exchange: Arc<Exchange>,
     /// Counts what several subscribers share.
-    tally: Arc<Tally>,
+    pub(super) tally: Arc<Tally>,
     /// The blocks of the present run, one for each class of its plan.
-    blocks: Vec<Vec<u8>>,
+    pub(super) blocks: Vec<Encoded>,
+    /// What the messages of the batch were read into, if large payloads may stay there until the batch is over.
+    pub(super) source: Option<Arc<ReadBuffer>>,
+    /// Those who were queued something that is there.
+    pub(super) borrowers: Vec<Arc<WireOutbox>>,
     /// Where prefixes are made that no plan holds.
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     pub(super) crossing: Crossing,
     pub(super) counts: BatchCounts,
     pub(super) outcome: Outcome,
@@ -50,6 +54,8 @@ impl Batch {
             tally: Tally::new(exchange.budget.clone()),
             exchange,
             blocks: Vec::new(),
+            source: None,
+            borrowers: Vec::new(),
             scratch: Vec::new(),
             crossing: Crossing::default(),
             counts: BatchCounts::default(),
@@ -61,6 +67,7 @@ impl Batch {
     /// Counts what was done and begins anew.
     pub(super) fn finish(&mut self, listener: Listener) -> Outcome {
         self.finish_crossing();
+        self.give_source_back();
         let counts = std::mem::take(&mut self.counts);
         if counts.messages > 0 {
             self.outcome.accepted = (counts.messages, counts.bytes);
@@ -155,7 +162,11 @@ impl Batch {
             [] => false,
             // A run of one message to one subscriber is written where it goes; only longer ones are
             // worth a block.
-            [class] if class.members.len() == 1 && run.messages == 1 => {
+            [class]
+                if class.members.len() == 1
+                    && run.messages == 1
+                    && !self.may_stay(message.message.payload.len()) =>
+            {
                 self.deliver_directly(origin, class, &message.message);
                 false
             }
@@ -226,65 +237,6 @@ impl Batch {
         if let Some(offered) = wire.offer(|| member.admit_block(1), prefix, message) {
             self.counts.deliveries += 1;
             self.note(wire, offered, 1);
-        }
-    }
-
-    fn encode_classes(&mut self, classes: &[Class], message: &Message<'_>) {
-        if self.blocks.len() < classes.len() {
-            self.blocks.resize_with(classes.len(), Vec::new);
-        }
-        for (class, block) in classes.iter().zip(&mut self.blocks) {
-            if block.capacity() == 0 {
-                *block = buffers::take();
-            }
-            let sid = &class.members[0].sid;
-            let prefix = class.prefix.of(class.protocol, message.subject, sid, &mut self.scratch);
-            (class.protocol.encode)(block, prefix, message, class.headers);
-        }
-    }
-
-    pub(super) fn end_run(&mut self, run: &Run) {
-        self.end_crossing(&run.cached.plan);
-        if run.counts.encoded == 0 {
-            return;
-        }
-        for (index, class) in run.cached.plan.classes.iter().enumerate() {
-            let bytes = std::mem::take(&mut self.blocks[index]);
-            if let [member] = &*class.members {
-                let wanted = || member.admit_block(run.counts.encoded);
-                self.offer_block(run, member, |wire| wire.offer_own(wanted, bytes, run.counts.encoded));
-                continue;
-            }
-            // A shorter one is copied into each outbox and is gone when this is over.
-            let held =
-                if bytes.len() > UNCOUNTED_BYTES { self.tally.hold(bytes.len()) } else { Held::NOTHING };
-            let shared = Arc::new(SharedBytes { bytes, _held: held });
-            let block = Block { shared, messages: run.counts.encoded };
-            for member in &class.members {
-                let wanted = || member.admit_block(run.counts.encoded);
-                self.offer_block(run, member, |wire| wire.offer_block(wanted, &block));
-            }
-            if let Ok(shared) = Arc::try_unwrap(block.shared) {
-                buffers::give_back(shared.bytes);
-            }
-        }
-    }
-
-    fn offer_block(
-        &mut self,
-        run: &Run,
-        member: &Subscription,
-        offer: impl FnOnce(&WireOutbox) -> Option<Offered>,
-    ) {
-        let Outbox::Wire(wire) = &member.outbox else { return };
-        if wire.is_own_echo(run.origin.session) {
-            return;
-        }
-        self.counts.deliveries += run.counts.encoded;
-        match offer(wire) {
-            Some(offered) => self.note(wire, offered, run.counts.encoded),
-            // The subscription ended after the run began; the messages came too late for it.
-            None => self.lost(member, run.counts.encoded),
         }
     }
 
@@ -397,7 +349,7 @@ impl Batch {
         }
     }
 
-    fn note(&mut self, wire: &Arc<WireOutbox>, offered: Offered, messages: u64) {
+    pub(super) fn note(&mut self, wire: &Arc<WireOutbox>, offered: Offered, messages: u64) {
         self.count(offered.taken, messages);
         if offered.list {
             self.outcome.flush.push(wire.clone());
@@ -407,7 +359,7 @@ impl Batch {
         }
     }
 
-    fn count(&mut self, taken: bool, messages: u64) {
+    pub(super) fn count(&mut self, taken: bool, messages: u64) {
         if taken {
             self.outcome.delivered += messages;
         } else {
@@ -415,7 +367,7 @@ impl Batch {
         }
     }
 
-    fn lost(&mut self, subscription: &Subscription, messages: u64) {
+    pub(super) fn lost(&mut self, subscription: &Subscription, messages: u64) {
         self.count(false, messages);
         self.exchange.metrics.dropped(subscription.outbox.listener(), DropReason::SubscriberGone, messages);
     }
@@ -451,7 +403,7 @@ impl<'a> Passing<'a> {
 impl Class {
     /// Whether anybody but the publisher itself is in it. Members are of different sessions, because a
     /// session uses a sid once, so that more than one member is enough.
-    fn is_heard(&self, origin: Origin) -> bool {
+    pub(super) fn is_heard(&self, origin: Origin) -> bool {
         self.members.len() > 1 || !is_own_echo(origin, &self.members[0])
     }
 }

@@ -32,6 +32,16 @@ impl Batch {
         matches!(plan.beyond, Beyond::Nodes(_)) && self.cross_links(plan, message)
     }
 
+    /// Whether messages of a plan stay on this node, as far as is known.
+    #[inline]
+    pub(super) fn is_local(plan: &Plan) -> bool {
+        match &plan.beyond {
+            Beyond::Nothing => true,
+            Beyond::Nodes(route) => matches!(route.get(), Some(None)),
+            Beyond::OneNode => false,
+        }
+    }
+
     fn cross_links(&mut self, plan: &Plan, message: &Message<'_>) -> bool {
         let Beyond::Nodes(route) = &plan.beyond else { return false };
         match route.get() {

@@ -9,11 +9,13 @@
 //! encoding and one queue operation a subscriber, not one a message.
 
 mod batch;
+mod blocks;
 mod cache;
 mod census;
 mod counted;
 mod crossing;
 mod plan;
+mod repeated;
 mod traced;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use waymeet_core::subject::LastSubject;
 
 use crate::attention::{READERS, REQUESTS, SAMPLING};
 use crate::auth::{Bound, Policy, PolicyId};
+use crate::buffers::ReadBuffer;
 use crate::exchange::Exchange;
 use crate::mesh::Hub;
 use crate::metrics::{DropReason, Listener};
@@ -272,6 +275,11 @@ impl Publisher {
             self.count();
         }
         self.batch.finish(listener)
+    }
+
+    /// Lets large payloads of the batch stay where they were read, until it is over.
+    pub(crate) fn lend(&mut self, source: Arc<ReadBuffer>) {
+        self.batch.lend(source);
     }
 
     /// Puts an outbox on this batch's flush list.

@@ -1,15 +1,22 @@
 //! Batches against subscriptions that change meanwhile.
 
 use super::*;
+use crate::buffers;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Protocol};
 use crate::subscription::Subscription;
+use waymeet_core::message::Repeats;
 use waymeet_core::nats::encode;
 use waymeet_core::{Headers, Message, Subject, SubjectFilter};
 
-static PROTOCOL: Protocol =
-    Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
+static PROTOCOL: Protocol = Protocol {
+    prefix: encode::prefix,
+    encode: encode::message,
+    encode_around: encode::message_around,
+    encode_repeats: encode::repeats,
+    count: encode::count_messages,
+};
 const PUBLISHER: Origin = Origin { listener: Listener::Nats, session: 1, trusted: false, policy: None };
 
 /// An exchange with one subscription, of another session than the publisher's.
@@ -153,4 +160,82 @@ fn that_nobody_answers_is_told_to_those_who_asked_to_be_told() {
     for other in others {
         assert!(!other.contains("inbox.1") && other.contains("inbox.2"), "{other}");
     }
+}
+
+/// What each of the messages must look like to the subscriber of [`subscribed_to_a`].
+fn encoded(payloads: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let message = |payload| Message::new(Subject::new("a").unwrap(), payload);
+    for payload in payloads {
+        encode::message(&mut out, b"HMSG a 1 ", &message(payload), true);
+    }
+    out
+}
+
+fn taken(subscription: &Subscription) -> Vec<u8> {
+    let mut out = Vec::new();
+    let Outbox::Wire(wire) = &subscription.outbox else { return out };
+    if let Some(messages) = wire.take(&mut out) {
+        wire.written(&out, out.len(), messages);
+    }
+    out
+}
+
+#[test]
+fn what_stays_in_a_read_buffer_is_copied_when_the_batch_ends_unwritten() {
+    const SIZE: usize = 1_500;
+    let (exchange, subscription) = subscribed_to_a();
+    let mut publisher = Publisher::new(exchange, 1);
+    let expected = buffers::with_shared_read_buffer(|source| {
+        buffers::writable(source)[..4 * SIZE].iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+        publisher.lend(source.clone());
+        let payloads: Vec<&[u8]> = source[..4 * SIZE].chunks(SIZE).collect();
+        // Of the middle ones one is short, and one is in no read buffer.
+        let elsewhere = payloads[2].to_vec();
+        let payloads = [payloads[0], &payloads[1][..10], &elsewhere, payloads[3]];
+        for payload in payloads {
+            let message = Message::new(Subject::new("a").unwrap(), payload);
+            assert_eq!(publisher.publish(PUBLISHER, &(&message).into()), Verdict::Matched);
+        }
+        let repeats = Repeats::new(&source[..4 * SIZE], SIZE, 100, SIZE);
+        assert!(publisher.publish_repeats(PUBLISHER, b"a", &repeats));
+        let outcome = publisher.finish(Listener::Nats);
+        assert_eq!((outcome.delivered, outcome.accepted.0), (8, 8));
+        encoded(&payloads.into_iter().chain(repeats.payloads()).collect::<Vec<_>>())
+    });
+    // The next read goes into the same buffer.
+    buffers::with_shared_read_buffer(|source| buffers::writable(source).fill(0));
+    assert!(taken(&subscription) == expected);
+}
+
+#[test]
+fn repeats_are_routed_where_nothing_has_to_be_decided_anew() {
+    let (exchange, subscription) = subscribed_to_a();
+    let mut publisher = Publisher::new(exchange.clone(), 1);
+    let message = |payload| RawMessage { subject: b"a", reply: None, headers: Headers::EMPTY, payload };
+    let repeats = Repeats::new(b"<x><y>", 3, 1, 2);
+    assert!(!publisher.publish_repeats(PUBLISHER, b"a", &repeats), "nothing was published before");
+    publisher.publish(PUBLISHER, &message(b"w"));
+    assert!(!publisher.publish_repeats(PUBLISHER, b"b", &repeats), "it was another subject");
+    assert!(
+        !publisher.publish_repeats(Origin { session: 3, ..PUBLISHER }, b"a", &repeats),
+        "and another session"
+    );
+    assert!(publisher.publish_repeats(PUBLISHER, b"a", &repeats));
+    assert_eq!(publisher.finish(Listener::Nats).delivered, 3);
+    assert_eq!(taken(&subscription), encoded(&[b"w", b"x", b"y"]));
+
+    // A subscription that ends after a number of messages is asked for each.
+    publisher.publish(PUBLISHER, &message(b"w"));
+    assert!(!subscription.limit(5));
+    exchange.refresh(&subscription);
+    assert!(!publisher.publish_repeats(PUBLISHER, b"a", &repeats));
+    publisher.publish(PUBLISHER, &message(b"x"));
+    assert!(!publisher.publish_repeats(PUBLISHER, b"a", &repeats));
+    publisher.finish(Listener::Nats);
+    assert_eq!(taken(&subscription), encoded(&[b"w", b"x"]));
+    publisher.publish(PUBLISHER, &message(b"x"));
+    assert!(publisher.publish_repeats(PUBLISHER, b"a", &repeats), "nobody is subscribed");
+    let outcome = publisher.finish(Listener::Nats);
+    assert_eq!((outcome.accepted.0, outcome.delivered), (3, 0));
 }

@@ -12,6 +12,8 @@ struct Recorder {
     log: Vec<String>,
     sent: Vec<u8>,
     verdict: Option<Published>,
+    takes_repeats: bool,
+    repeats: usize,
 }
 
 impl Upstream for Recorder {
@@ -21,6 +23,16 @@ impl Upstream for Recorder {
         }
         self.log.push(format!("{message:?}"));
         self.verdict.unwrap_or(Published::Matched)
+    }
+    fn publish_repeats(&mut self, subject: &[u8], repeats: &Repeats<'_>) -> bool {
+        if !self.takes_repeats || Subject::from_bytes(subject).is_err() {
+            return false;
+        }
+        for payload in repeats.payloads() {
+            self.repeats += 1;
+            self.publish(&RawMessage { subject, reply: None, headers: Headers::EMPTY, payload });
+        }
+        true
     }
     fn no_responders(&mut self, request: &RawMessage<'_>) {
         self.log.push(format!("nobody for {}", request.subject.escape_ascii()));
@@ -273,4 +285,51 @@ fn nothing_is_carried_out_until_the_login_is_decided() {
     let end = session.logged_in(Err(LoginRefusal::Violation), &mut upstream);
     assert_eq!(end, Err(Closed::Authorization));
     assert!(upstream.log.is_empty());
+}
+
+#[test]
+fn publications_with_one_line_are_repeats_until_something_differs() {
+    let same = "PUB a 2\r\nxy\r\nPUB a 2\r\n\r\n\r\nPUB a 2\r\nPU\r\n";
+    for (input, repeats) in [
+        (same.to_owned(), 2),
+        (format!("{same}PUB a 1\r\nx\r\n"), 2),
+        (format!("{same}PUB b 2\r\nxy\r\n{same}"), 4),
+        (format!("{same}PUB a 2\r\nx"), 2),
+        (format!("{same}PUB a 2\r\nxyz\r\n"), 2),
+        (format!("PUB a r 2\r\nxy\r\n{}", "PUB a r 2\r\nxy\r\n"), 0),
+        (format!("CONNECT {{\"verbose\":true}}\r\n{same}"), 0),
+        ("PUB .. 1\r\nx\r\nPUB .. 1\r\nx\r\n".to_owned(), 0),
+    ] {
+        let mut upstream = Recorder { takes_repeats: true, ..Recorder::default() };
+        let _ = run(&mut session(), &mut upstream, &[CONNECT.as_bytes(), input.as_bytes()]);
+        assert_eq!(upstream.repeats, repeats, "{input}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn repeats_are_what_they_are_one_by_one(
+        operations in proptest::collection::vec((0_usize..8, 1_usize..5), 0..12),
+        cut in 0_usize..400,
+    ) {
+        const OPERATIONS: [&str; 8] = [
+            "PUB a 2\r\nxy\r\n",
+            "PUB a 2\r\nPU\r\n",
+            "PUB a 2\nxy\r\n",
+            "PUB b 3\r\nxyz\r\n",
+            "PUB a r 2\r\nxy\r\n",
+            "HPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\n",
+            "PING\r\n",
+            "PUB a 2\r\nxyz\r\n",
+        ];
+        let mut input = CONNECT.to_owned();
+        operations.iter().for_each(|&(which, times)| input += &OPERATIONS[which].repeat(times));
+        let pieces = input.as_bytes().split_at(cut.min(input.len()));
+        let outcome = |takes_repeats| {
+            let mut upstream = Recorder { takes_repeats, ..Recorder::default() };
+            let end = run(&mut session(), &mut upstream, &[pieces.0, pieces.1]);
+            (upstream.log, upstream.sent, end)
+        };
+        prop_assert_eq!(outcome(true), outcome(false));
+    }
 }

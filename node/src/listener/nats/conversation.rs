@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use waymeet_core::message::RawMessage;
+use waymeet_core::message::{RawMessage, Repeats};
 use waymeet_core::nats::encode::{self, Info};
 use waymeet_core::nats::{
     Closed, ConnectOptions, Credentials, KeepAlive, Limits, Login, Progress, Published, Refusal, Session,
@@ -19,6 +19,7 @@ use waymeet_core::{Filter, Headers, Message, Subject};
 use super::login::{Entrance, Proof};
 use super::subscriptions::Subscriptions;
 use crate::budget::Budget;
+use crate::buffers::ReadBuffer;
 use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Limit, Listener, Metrics, SessionGuard};
 use crate::outbox::{Outbox, Protocol, WireOutbox};
@@ -36,8 +37,13 @@ const LEAVING_AT_ONCE: usize = 256;
 /// which costs others a match for each subject, and not this thread a lock for each of 100,000 subscriptions with each CONNECT.
 const REFRESHED_ONE_BY_ONE: usize = 64;
 /// NATS, as far as an outbox must know it.
-pub(crate) static PROTOCOL: Protocol =
-    Protocol { prefix: encode::prefix, encode: encode::message, count: encode::count_messages };
+pub(crate) static PROTOCOL: Protocol = Protocol {
+    prefix: encode::prefix,
+    encode: encode::message,
+    encode_around: encode::message_around,
+    encode_repeats: encode::repeats,
+    count: encode::count_messages,
+};
 
 pub(super) struct Conversation {
     session: Session,
@@ -150,13 +156,20 @@ impl Conversation {
     }
 
     /// Carries out what the bytes hold, as one batch. In the second place stands a subscriber that the
-    /// client should be slowed for.
-    pub(super) fn receive(&mut self, input: &[u8]) -> (Result<Progress, Closed>, Option<Pressed>) {
+    /// client should be slowed for. `source` is what they were read into, if they may be written from there.
+    pub(super) fn receive(
+        &mut self,
+        input: &[u8],
+        source: Option<Arc<ReadBuffer>>,
+    ) -> (Result<Progress, Closed>, Option<Pressed>) {
         let began = Instant::now();
         let Self { session, client, .. } = self;
         client.origin.policy = client.entrance.policy();
         let shared = client.node.shared.clone();
         let (result, outcome) = shared.batch(client.origin.listener, |publisher| {
+            if let Some(source) = source {
+                publisher.lend(source);
+            }
             let result = session.receive(input, &mut Batch { client, publisher });
             publisher.routed(began.elapsed());
             result
@@ -303,6 +316,11 @@ impl Upstream for Batch<'_> {
             Verdict::Unmatched => Published::Unmatched,
             Verdict::Refused(reason) => Published::Refused(refusal(reason)),
         }
+    }
+
+    #[inline]
+    fn publish_repeats(&mut self, subject: &[u8], repeats: &Repeats<'_>) -> bool {
+        self.publisher.publish_repeats(self.client.origin, subject, repeats)
     }
 
     fn no_responders(&mut self, request: &RawMessage<'_>) {

@@ -5,8 +5,8 @@
 //! pieces to the conversation.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut as _;
@@ -16,7 +16,7 @@ use waymeet_core::nats::{Closed, ParseError};
 
 use super::conversation::Conversation;
 use crate::budget::{Arriving, UNCOUNTED_BYTES};
-use crate::buffers;
+use crate::buffers::{self, ReadBuffer};
 use crate::metrics::{DropReason, Limit};
 use crate::publisher::Pressed;
 use crate::tls::HandshakeError;
@@ -79,11 +79,8 @@ impl End {
 /// How much is read at once of a client whose last read did not fit into one turn, so that little of it has to be kept.
 const COSTLY_READ_BYTES: usize = 8 * 1_024;
 
-/// Operations of this length are read [`MIDDLING_READ_BYTES`] at a time: for them copying is the greater part of the work,
-/// and what is read, with its copies, stays in the processor's cache. Of longer ones too many would be cut through and
-/// copied twice; shorter ones cost more to look up than to copy.
-const MIDDLING_BYTES: RangeInclusive<usize> = 512..=4_096;
-const MIDDLING_READ_BYTES: usize = 64 * 1_024;
+/// A read of so many bytes may be written from where it was read; what is shorter is copied sooner than it is shared.
+const LEND_FROM_BYTES: usize = 16 * 1_024;
 
 /// The reading half of a connection. Owns memory only while an operation is incomplete.
 #[derive(Default)]
@@ -98,8 +95,6 @@ pub(super) struct Inbound {
     is_waiting: bool,
     /// The last read was too much for one turn.
     is_costly: bool,
-    /// The last operation that a read has cut through was of middling length.
-    is_middling: bool,
 }
 
 /// What a batch leaves to be done before the next one is read.
@@ -137,28 +132,26 @@ impl Inbound {
         }
         if self.is_waiting {
             let input = std::mem::take(&mut self.left_over);
-            let result = self.carry_out(&input, true, conversation);
+            let result = self.carry_out(&input, None, true, conversation);
             buffers::give_back(input);
             return Poll::Ready(result);
         }
-        buffers::with_read_buffer(|buffer| {
+        buffers::with_shared_read_buffer(|buffer| {
             // What was left over goes first, so that the parser sees one piece. It is shorter than the
             // buffer, because it is shorter than what is needed.
             let kept = self.left_over.len();
-            let end = match (self.is_costly, self.is_middling) {
-                (true, _) => kept + COSTLY_READ_BYTES,
-                (false, true) => kept + MIDDLING_READ_BYTES,
-                (false, false) => buffers::READ_BYTES,
-            };
-            let mut space = ReadBuf::new(&mut buffer[kept..end.min(buffers::READ_BYTES)]);
+            let end = if self.is_costly { kept + COSTLY_READ_BYTES } else { buffers::READ_BYTES };
+            let bytes = buffers::writable(buffer);
+            let mut space = ReadBuf::new(&mut bytes[kept..end.min(buffers::READ_BYTES)]);
             ready!(reader.poll_read(cx, &mut space))?;
             let read = space.filled().len();
             if read == 0 {
                 return Poll::Ready(Err(End::Left));
             }
             let more = space.remaining() == 0;
-            buffer[..kept].copy_from_slice(&self.left_over);
-            let result = self.carry_out(&buffer[..kept + read], more, conversation);
+            bytes[..kept].copy_from_slice(&self.left_over);
+            let source = (kept + read >= LEND_FROM_BYTES).then(|| buffer.clone());
+            let result = self.carry_out(&buffer[..kept + read], source, more, conversation);
             self.is_costly = self.is_waiting;
             Poll::Ready(result)
         })
@@ -168,7 +161,7 @@ impl Inbound {
     pub(super) fn resume(&mut self, conversation: &mut Conversation) -> Result<After, End> {
         let input = std::mem::take(&mut self.left_over);
         self.needed = 0;
-        self.carry_out(&input, false, conversation)
+        self.carry_out(&input, None, false, conversation)
     }
 
     fn poll_large<R: AsyncRead>(
@@ -186,17 +179,20 @@ impl Inbound {
             }
         }
         let input = std::mem::take(&mut self.left_over);
-        Poll::Ready(self.carry_out(&input, true, conversation))
+        Poll::Ready(self.carry_out(&input, None, true, conversation))
     }
 
-    fn carry_out(&mut self, input: &[u8], more: bool, conversation: &mut Conversation) -> Result<After, End> {
-        let (result, pressed) = conversation.receive(input);
+    fn carry_out(
+        &mut self,
+        input: &[u8],
+        source: Option<Arc<ReadBuffer>>,
+        more: bool,
+        conversation: &mut Conversation,
+    ) -> Result<After, End> {
+        let (result, pressed) = conversation.receive(input, source);
         let progress = result?;
         self.needed = progress.needed;
         let rest = &input[progress.consumed..];
-        if !rest.is_empty() {
-            self.is_middling = MIDDLING_BYTES.contains(&self.needed);
-        }
         self.is_waiting = progress.is_spent && !rest.is_empty();
         self.take_room(rest.len(), conversation)?;
         self.keep(rest);

@@ -150,6 +150,7 @@ impl State {
         if written > 0 {
             self.last_progress = Some(Instant::now());
         }
+        unwritten.settle();
         unwritten.append(&mut self.segments);
         self.segments = unwritten;
     }

@@ -12,6 +12,8 @@ use crate::budget::Held;
 static PLAIN: Protocol = Protocol {
     prefix: |_, _, _| {},
     encode: |out, _, message, _| out.extend_from_slice(message.payload),
+    encode_around: |out, _, _, _| out.len(),
+    encode_repeats: |out, _, repeats| repeats.payloads().for_each(|payload| out.extend_from_slice(payload)),
     count: |_, written| written,
 };
 
