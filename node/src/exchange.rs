@@ -13,6 +13,7 @@ use crate::attention::{Attention, COUNTING, DRAINING};
 use crate::auth::Policies;
 use crate::budget::Budget;
 use crate::config::Limits;
+use crate::heap;
 use crate::interest::Interest;
 use crate::mesh::Hub;
 use crate::metrics::Metrics;
@@ -133,6 +134,7 @@ impl Exchange {
         if subscription.is_clients() {
             self.metrics.unsubscribed();
         }
+        heap::subscription_freed();
     }
 
     /// Makes plans that hold the subscription stale, because something that they depend on has changed.

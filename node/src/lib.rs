@@ -17,6 +17,7 @@ mod delivery;
 pub mod dtls;
 mod exchange;
 mod handle;
+mod heap;
 mod interest;
 pub mod listener;
 mod mesh;

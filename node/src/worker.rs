@@ -8,6 +8,8 @@
 //! all connections that became readable together are read before the first byte is written, and a
 //! subscriber of several of them is written to once.
 
+mod lane;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 use crate::exchange::Exchange;
 use crate::outbox::WireOutbox;
 use crate::publisher::{Outcome, Publisher};
+use lane::Lane;
 
 /// How many outboxes are flushed before other tasks run again: a fan-out to very many must not stop the
 /// thread for as long as it takes.
@@ -43,6 +46,7 @@ struct Local {
     publisher: Publisher,
     flush: Vec<Arc<WireOutbox>>,
     flusher: Option<Waker>,
+    leaving: Arc<Lane>,
 }
 
 /// The node's worker threads.
@@ -112,7 +116,10 @@ impl Worker {
         let handle = runtime.handle().clone();
         let body = move || {
             let publisher = Publisher::new(exchange.clone(), rand::random());
-            LOCAL.set(Some(Local { exchange, publisher, flush: Vec::new(), flusher: None }));
+            let leaving = Arc::new(Lane::new());
+            let (flush_list, lane) = (Vec::new(), leaving.clone());
+            LOCAL.set(Some(Local { exchange, publisher, flush: flush_list, flusher: None, leaving }));
+            runtime.spawn(async move { lane.usher().await });
             runtime.spawn(poll_fn(flush));
             runtime.spawn(keep_timer_near());
             // An error says that the node is gone, which ends the thread as well.
@@ -152,6 +159,15 @@ pub(crate) fn local_batch<R>(work: impl FnOnce(&mut Publisher) -> (R, Outcome)) 
         }
         (result, outcome)
     })
+}
+
+/// Waits until a session may end on this thread, so that very many which end together do not keep the others waiting. At once
+/// where nobody else ends, and on threads that are no workers.
+pub(crate) async fn may_end() {
+    let lane = LOCAL.with_borrow(|local| local.as_ref().map(|local| local.leaving.clone()));
+    if let Some(lane) = lane {
+        lane.pass().await;
+    }
 }
 
 /// Whether this thread has outboxes to flush, as soon as the task that runs lets others run.

@@ -203,3 +203,16 @@ fn bad_usage_ends_with_2() {
         ended(&output(words), 2);
     }
 }
+
+/// Growing the table of descriptors stops the thread that needs one, with all its sessions: 10 to 20 ms each time.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_table_of_descriptors_is_large_from_the_start() {
+    use rustix::process::{Resource, getrlimit};
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(&dir.path().join("data"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.running.0.id())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim();
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    assert!(size.parse::<u64>().unwrap() >= allowed.min(65_536), "{size} of {allowed}");
+}

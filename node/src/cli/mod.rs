@@ -10,6 +10,7 @@ mod bench;
 mod client;
 mod coap;
 mod control;
+mod descriptors;
 mod http;
 mod identity;
 mod lazy;

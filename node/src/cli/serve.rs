@@ -12,6 +12,7 @@ use waymeet::{DropReason, Ledger, Listener, Metrics, Node};
 use super::Failure;
 use super::args::ServeArgs;
 use super::banner::{Addresses, Banner, Raw, program};
+use super::descriptors;
 use crate::log::{self, LogControl};
 
 /// What the process is asked for from outside.
@@ -26,6 +27,7 @@ enum Signal {
 /// Runs a node until it is told to stop.
 pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(&args.layers())?;
+    descriptors::prepare(config.limits.max_connections);
     let logs = log::start(&config.log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(args, config, &logs))

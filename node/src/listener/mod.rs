@@ -19,9 +19,6 @@ use crate::metrics::{Listener, Metrics};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
-/// Connections that are accepted before others on the thread are served. Each costs some 50 microseconds until it rests, most
-/// of them in the kernel.
-const ACCEPTED_AT_ONCE: u32 = 4;
 /// How long a listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -70,17 +67,15 @@ async fn accept_all(
     begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
 ) {
     let mut last_said: Option<Instant> = None;
-    let mut accepted = 0_u32;
     loop {
-        accepted = accepted.wrapping_add(1);
-        if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
-            tokio::task::yield_now().await;
-        }
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if let Err(error) = stream.into_std().and_then(|stream| begin(stream, peer)) {
                     tracing::debug!(listener = kind.as_str(), %peer, %error, "a connection was gone at once");
                 }
+                // Others on the thread are served before the next one: each costs some 50 microseconds until it rests,
+                // most of them in the kernel.
+                tokio::task::yield_now().await;
             }
             // The connection was reset while it waited: the next one may be fine.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

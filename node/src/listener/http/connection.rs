@@ -27,6 +27,7 @@ use crate::config::{HttpLimits, TlsMode};
 use crate::metrics::{Limit, Listener};
 use crate::sessions::Session;
 use crate::tls::{Acceptor, Opening, Protection};
+use crate::worker;
 
 /// What may wait to be written to one connection, in bytes, besides one piece of a body. Bounds the memory of
 /// a reader that stops reading.
@@ -168,7 +169,15 @@ where
     let service = connection.service.clone();
     let sniffed = {
         let limit = service.protocols.header_timeout;
-        let sniffing = tokio::time::timeout(limit, Socket::sniff(stream, connection.clone()));
+        let sniffing = async {
+            let mut sniff = pin!(Socket::sniff(stream, connection.clone()));
+            let sniffed = tokio::time::timeout(limit, sniff.as_mut()).await;
+            if !matches!(sniffed, Ok(Ok(Some(_)))) {
+                // While the socket is still open: closing it is the greater part of what an end costs.
+                worker::may_end().await;
+            }
+            sniffed
+        };
         tokio::select! {
             biased;
             sniffed = sniffing => match sniffed {
@@ -271,6 +280,9 @@ where
         }
     })
     .await;
+    if !connection.is_handed_over() {
+        worker::may_end().await;
+    }
     if let Err(error) = result {
         if error.is_parse_too_large()
             && let Some(parts) = served.into_parts()

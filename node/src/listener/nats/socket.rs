@@ -21,6 +21,7 @@ use crate::handle::NodeHandle;
 use crate::metrics::Listener;
 use crate::outbox::Signal;
 use crate::tls::Offer;
+use crate::worker;
 
 /// Runs one connection to its end.
 pub(super) async fn serve_socket(stream: TcpStream, node: NodeHandle, peer: SocketAddr) {
@@ -43,6 +44,7 @@ pub(super) async fn serve_conversation(stream: TcpStream, conversation: Conversa
     connection.conversation.outbox().attach(write);
     connection.conversation.outbox().flush();
     let end = connection.run().await;
+    worker::may_end().await;
     connection.conversation.leave().await;
     end.conclude(&mut connection.conversation);
 }

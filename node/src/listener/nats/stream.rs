@@ -21,6 +21,7 @@ use crate::handle::NodeHandle;
 use crate::metrics::{DropReason, Listener};
 use crate::outbox::Signal;
 use crate::tls::Offer;
+use crate::worker;
 
 /// How long a client may take for what is said to it when the node ends its session: the rest of what was being
 /// written, and the stream's own farewell. Within what a drain waits for sessions.
@@ -73,6 +74,7 @@ pub(super) async fn serve_conversation<S>(
         ending(&mut connection.stream, end.reason());
     }
     connection.finish(&end).await;
+    worker::may_end().await;
     connection.conversation.leave().await;
     end.conclude(&mut connection.conversation);
 }
