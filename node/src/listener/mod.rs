@@ -12,6 +12,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::handle::NodeHandle;
@@ -19,6 +20,12 @@ use crate::metrics::{Listener, Metrics};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
+/// Connections that are accepted before others on the thread are served. Each costs some 50 microseconds until it rests, most
+/// of them in the kernel.
+const ACCEPTED_AT_ONCE: u32 = 4;
+/// Of so many that come without a pause the rest is accepted one at a time: they are a crowd, and every turn costs those who
+/// are served already.
+const CROWD: u32 = 64;
 /// How long a listener waits when the process has no file descriptors left, before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,15 +74,25 @@ async fn accept_all(
     begin: impl Fn(TcpStream, SocketAddr) -> io::Result<()>,
 ) {
     let mut last_said: Option<Instant> = None;
+    // Connections since the listener last had to wait for one.
+    let mut without_pause = 0_u32;
     loop {
-        match listener.accept().await {
+        let accepted = match listener.accept().now_or_never() {
+            Some(accepted) => accepted,
+            None => {
+                without_pause = 0;
+                listener.accept().await
+            }
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 if let Err(error) = stream.into_std().and_then(|stream| begin(stream, peer)) {
                     tracing::debug!(listener = kind.as_str(), %peer, %error, "a connection was gone at once");
                 }
-                // Others on the thread are served before the next one: each costs some 50 microseconds until it rests,
-                // most of them in the kernel.
-                tokio::task::yield_now().await;
+                without_pause = without_pause.saturating_add(1);
+                if without_pause > CROWD || without_pause.is_multiple_of(ACCEPTED_AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
             }
             // The connection was reset while it waited: the next one may be fine.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
