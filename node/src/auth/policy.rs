@@ -95,6 +95,17 @@ impl Bound {
         Self { policy, access, allowed: String::new() }
     }
 
+    /// Whether there would be no objection to a message of any size, as far as that is known without asking: this
+    /// subject was just found to be allowed, and nothing is measured.
+    pub(crate) fn is_known_to_allow(&self, subject: &[u8]) -> bool {
+        let is_open = match self.access {
+            Access::All => true,
+            Access::Some => self.allowed.as_bytes() == subject,
+            Access::None => false,
+        };
+        is_open && self.policy.is_unmetered()
+    }
+
     /// Why a message is not accepted; a limit that it has met is counted.
     pub(crate) fn objection(
         &mut self,

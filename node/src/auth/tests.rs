@@ -265,6 +265,24 @@ fn a_user_has_so_many_sessions_and_publishes_so_much() {
     assert_eq!(objection("b", 1), Some(DropReason::NoPermission), "which is the better reason");
     assert_eq!(metrics.limits_reached(Limit::UserBytesPerSecond), 1);
     assert_eq!(metrics.limits_reached(Limit::UserMessagesPerSecond), 0);
+    assert!(!bound.is_known_to_allow(b"a.b"), "each message is measured");
+}
+
+#[test]
+fn a_subject_is_known_to_be_allowed_once_the_rules_were_asked() {
+    use waymeet_core::permissions::Access;
+    let node =
+        node(&format!("{}publish = {{ allow = ['a.>'] }}\nallow_responses = {{ count = 1 }}", ada("x")));
+    let user = node.auth.directory.read().by_name("ada").unwrap();
+    let bound = |access| Bound::new(node.policies.get(user.policy_id()), access);
+    let mut some = bound(Access::Some);
+    assert!(!some.is_known_to_allow(b"a.b"), "nobody has asked");
+    assert_eq!(some.objection(Subject::new("a.b").unwrap(), 1, &node.metrics), None);
+    assert!(some.is_known_to_allow(b"a.b"));
+    assert!(!some.is_known_to_allow(b"a.c") && !some.is_known_to_allow(b"b"));
+    assert!(some.objection(Subject::new("b").unwrap(), 1, &node.metrics).is_some());
+    assert!(!some.is_known_to_allow(b"b"), "it was refused");
+    assert!(bound(Access::All).is_known_to_allow(b"b") && !bound(Access::None).is_known_to_allow(b"a.b"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ impl Publisher {
         let is_plain = exchange.attention() == 0
             && repeats.payload_bytes() <= exchange.limits.max_payload_bytes
             && run.origin == origin
-            && run.bound.is_none()
+            && run.bound.as_ref().is_none_or(|bound| bound.is_known_to_allow(subject))
             && run.cached.holds_for(subject, &self.last, exchange)
             && (origin.trusted || !run.cached.plan.reserved)
             && is_for_classes_alone(&run.cached.plan);
