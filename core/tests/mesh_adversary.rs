@@ -280,7 +280,7 @@ fn a_flood_of_interest_is_bounded() {
     }
     let (nodes, bytes) = attack.victim.known();
     assert!(nodes <= 50 && bytes <= 100_000, "{nodes} nodes, {bytes} bytes");
-    assert!(attack.victim.counters().nodes_refused > 0);
+    assert!(attack.victim.counters().interest_refused > 0);
 }
 
 #[test]

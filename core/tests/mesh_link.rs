@@ -53,8 +53,25 @@ fn a_node_with_as_many_connections_as_it_may_have_says_so_to_the_next() {
         network.run_for(QUIET);
     }
     assert_eq!(closed(&mut network, 0), [CloseReason::Full], "the first two stay");
+    assert_eq!(network.mesh(0).counters().connections_refused, 1);
     assert!(matches!(&closed(&mut network, 3)[..], [CloseReason::Peer { code: 6, .. }]));
     assert_eq!(network.connections.len(), 2);
+}
+
+#[test]
+fn a_node_that_knows_as_many_nodes_as_it_may_keeps_them_and_counts_whom_it_does_not_know() {
+    let mut network =
+        Network::new(Options { limits: Limits { max_nodes: 3, ..Limits::default() }, ..Options::default() });
+    network.add_many(4);
+    for other in 1..4 {
+        network.connect(other, 0);
+        network.run_for(QUIET);
+    }
+    assert_eq!(network.mesh(0).known().0, 3, "itself, and the first two");
+    assert!(network.mesh(0).counters().nodes_refused > 0);
+    let joined = |other| Event::Joined(peer(other));
+    let events = &network.node(0).events;
+    assert!(events.contains(&joined(1)) && events.contains(&joined(2)) && !events.contains(&joined(3)));
 }
 
 #[test]

@@ -119,11 +119,10 @@ impl Subscription {
         self.user.as_deref().is_some_and(User::tracks_requests)
     }
 
-    /// Notes that a message with a reply subject is delivered to it.
-    pub(crate) fn receives_request(&self, reply: Subject<'_>) {
-        if let Some(user) = &self.user {
-            user.received(reply);
-        }
+    /// Notes that a message with a reply subject is delivered to it. True when its user may answer so many that the
+    /// oldest permission gave way.
+    pub(crate) fn receives_request(&self, reply: Subject<'_>) -> bool {
+        self.user.as_ref().is_some_and(|user| user.received(reply))
     }
 
     /// Whether it belongs to somebody who subscribed, and not to the node itself.

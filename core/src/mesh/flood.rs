@@ -119,7 +119,7 @@ impl<I: Identity> Mesh<I> {
         let tag = Tag::new(&self.identity, &peer, record.epoch);
         // Among some 2^32 keys two have the same eight bytes of a hash.
         if self.nodes.is_anothers(tag, &peer) {
-            self.counters.nodes_refused += 1;
+            self.counters.tags_refused += 1;
             return Ok(());
         }
         let Some(slot) = known.or_else(|| self.make_room(now, &peer, record.epoch)) else { return Ok(()) };
@@ -186,7 +186,7 @@ impl<I: Identity> Mesh<I> {
                 let bytes = entries.keys().map(|&(filter, queue)| cost(filter, queue));
                 let after = self.interest_bytes - node.interest.bytes + bytes.sum::<usize>();
                 if after > self.limits.total_interest_bytes {
-                    self.counters.nodes_refused += 1;
+                    self.counters.interest_refused += 1;
                     return Ok(true);
                 }
                 self.interest_bytes = after;

@@ -35,6 +35,7 @@ impl<I: Identity> Mesh<I> {
         if peer == self.peer {
             self.close(now, id, CloseReason::Itself);
         } else if full {
+            self.counters.connections_refused += 1;
             self.close(now, id, CloseReason::Full);
         }
     }

@@ -78,8 +78,14 @@ pub struct MeshCounters {
     pub invalid: u64,
     /// Comparisons with a neighbour that found a difference.
     pub healed: u64,
-    /// Nodes, or interest of nodes, for which there was no room.
+    /// Connections beyond [`Limits::max_connections`](super::Limits::max_connections), which were told so.
+    pub connections_refused: u64,
+    /// Records of nodes for which there was no room.
     pub nodes_refused: u64,
+    /// Records of nodes for whose interest there was no room.
+    pub interest_refused: u64,
+    /// Records of nodes whose tag is another node's.
+    pub tags_refused: u64,
     /// Events for which there was no room.
     pub events_lost: u64,
 }

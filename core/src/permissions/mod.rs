@@ -6,7 +6,7 @@
 mod responses;
 mod rule;
 
-pub use responses::{AllowResponses, Responses};
+pub use responses::{AllowResponses, MAX_WAITING as MAX_ALLOWED_RESPONSES, Responses};
 pub use rule::{Rule, RuleError};
 
 use crate::subject::{Filter, Stem, Subject};

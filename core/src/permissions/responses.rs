@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::subject::Subject;
 
-/// How many requests of one user may wait for their permitted replies. Beyond it the oldest permission goes.
-const MAX_WAITING: usize = 65_536;
+/// How many reply subjects one user may be permitted at once. Beyond it the oldest permission goes.
+pub const MAX_WAITING: usize = 65_536;
+/// How many entries the order may have. Those that were used up or renewed stay in it until this many are there, so
+/// that tidying it costs the same for each message.
+const MAX_ORDER: usize = 2 * MAX_WAITING;
 
 /// How many replies a received message allows, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +48,18 @@ impl Responses {
         Self { rule, waiting: HashMap::new(), order: VecDeque::new(), last: 0 }
     }
 
-    /// Notes that a message with this reply subject was received. One that waits already begins anew.
-    pub fn received(&mut self, reply: Subject<'_>, now: Instant) {
+    /// Notes that a message with this reply subject was received. One that waits already begins anew. True when
+    /// there were so many that the oldest permission, which could still have been used, gave way.
+    pub fn received(&mut self, reply: Subject<'_>, now: Instant) -> bool {
         self.expire(now);
-        if self.order.len() >= MAX_WAITING {
+        if self.order.len() >= MAX_ORDER {
+            let waiting = &self.waiting;
+            self.order
+                .retain(|(number, reply)| waiting.get(reply).is_some_and(|held| held.number == *number));
+        }
+        let is_full = self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(reply.as_str());
+        // Everybody who waits is in the order once, so this ends.
+        while is_full && self.waiting.len() >= MAX_WAITING {
             self.drop_oldest();
         }
         self.last += 1;
@@ -56,6 +67,7 @@ impl Responses {
         let reply: Box<str> = reply.as_str().into();
         self.waiting.insert(reply.clone(), Waiting { number: self.last, left, expires });
         self.order.push_back((self.last, reply));
+        is_full
     }
 
     /// Whether a message may be published to this subject as a reply; if so, it counts as one.
@@ -133,18 +145,34 @@ mod tests {
         let now = Instant::now();
         let mut responses = Responses::new(RULE);
         for number in 0..MAX_WAITING + 10 {
-            responses.received(subject(&format!("r.{number}")), now);
+            let gave_way = responses.received(subject(&format!("r.{number}")), now);
+            assert_eq!(gave_way, number >= MAX_WAITING, "{number}");
         }
         assert_eq!((responses.len(), responses.order.len()), (MAX_WAITING, MAX_WAITING));
         assert!(!responses.take(subject("r.9"), now));
         assert!(responses.take(subject("r.10"), now));
         // One subject that is asked again and again takes no more room than the bound either.
-        for _ in 0..2 * MAX_WAITING {
-            responses.received(subject("same"), now);
+        assert!(responses.received(subject("same"), now), "there is no room for it");
+        for _ in 0..2 * MAX_ORDER {
+            assert!(!responses.received(subject("same"), now));
         }
-        assert!(responses.order.len() <= MAX_WAITING);
+        assert!(responses.order.len() <= MAX_ORDER);
+        assert!(responses.take(subject(&format!("r.{}", MAX_WAITING + 9)), now), "nobody else had to go");
         responses.received(subject("later"), now + RULE.expires);
         assert_eq!((responses.len(), responses.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_slow_reply_keeps_its_permission_however_many_quick_ones_there_are() {
+        let now = Instant::now();
+        let mut responses = Responses::new(AllowResponses { count: 1, ..RULE });
+        responses.received(subject("slow"), now);
+        for number in 0..3 * MAX_ORDER {
+            let reply = format!("r.{number}");
+            assert!(!responses.received(subject(&reply), now) && responses.take(subject(&reply), now));
+        }
+        assert!(responses.order.len() <= MAX_ORDER);
+        assert!(responses.take(subject("slow"), now));
     }
 
     #[derive(Debug, Clone)]

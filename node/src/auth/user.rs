@@ -74,14 +74,14 @@ impl User {
         self.tracks.load(Ordering::Acquire)
     }
 
-    /// Remembers that a message with a reply subject goes to this user.
-    pub(crate) fn received(&self, reply: Subject<'_>) {
+    /// Remembers that a message with a reply subject goes to this user. True when that took the place of the oldest
+    /// one which could still have been answered.
+    pub(crate) fn received(&self, reply: Subject<'_>) -> bool {
         if !self.tracks_requests() {
-            return;
+            return false;
         }
-        if let Some(responses) = &self.policy().responses {
-            responses.lock().received(reply, Instant::now());
-        }
+        let policy = self.policy();
+        policy.responses.as_ref().is_some_and(|responses| responses.lock().received(reply, Instant::now()))
     }
 
     /// Counts a session of the user for as long as the value lives; `None` when it has as many as it may have.

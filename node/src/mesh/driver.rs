@@ -22,7 +22,6 @@ use super::identity::{to_core, to_libp2p};
 use super::join::JoinAddress;
 use super::link::LinkTask;
 use crate::handle::NodeHandle;
-use crate::metrics::Limit;
 
 /// How often the links are compared with those that are wanted.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -239,9 +238,6 @@ impl<E: Engine> Driver<E> {
             }
             Event::Close { link, peer, reason } => {
                 let text = self.hub.text(&peer);
-                if reason == CloseReason::Full {
-                    self.node.metrics().limit_reached(Limit::MeshMaxConnections);
-                }
                 match &reason {
                     CloseReason::Duplicate | CloseReason::Leaving => {
                         tracing::debug!(peer = text, %reason, "a link ends");

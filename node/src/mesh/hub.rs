@@ -416,8 +416,11 @@ fn losses(now: &MeshCounters, before: &MeshCounters) -> [(DropReason, u64); 4] {
 
 /// The limits of this node that were met in between. How large a message may be that leaves it, the node at the link's other
 /// end says.
-fn limits(now: &MeshCounters, before: &MeshCounters) -> [(Limit, u64); 3] {
+fn limits(now: &MeshCounters, before: &MeshCounters) -> [(Limit, u64); 6] {
     [
+        (Limit::MeshMaxConnections, now.connections_refused - before.connections_refused),
+        (Limit::MeshMaxNodes, now.nodes_refused - before.nodes_refused),
+        (Limit::MeshInterestBytes, now.interest_refused - before.interest_refused),
         (Limit::MeshMaxHops, now.too_many_hops - before.too_many_hops),
         (Limit::MeshBacklogBytes, now.dropped_slow - before.dropped_slow),
         (Limit::MaxPayloadBytes, now.rejected_too_large - before.rejected_too_large),
@@ -436,6 +439,9 @@ mod tests {
             dropped_slow: 1,
             dropped_too_large: 1,
             rejected_too_large: 1,
+            connections_refused: 1,
+            nodes_refused: 1,
+            interest_refused: 1,
             ..MeshCounters::default()
         };
         let now = MeshCounters {
@@ -444,6 +450,9 @@ mod tests {
             dropped_slow: 5,
             dropped_too_large: 6,
             rejected_too_large: 7,
+            connections_refused: 8,
+            nodes_refused: 9,
+            interest_refused: 10,
             ..MeshCounters::default()
         };
         let lost = losses(&now, &before);
@@ -455,7 +464,14 @@ mod tests {
         ];
         assert_eq!(lost, expected);
         let met = limits(&now, &before);
-        let expected = [(Limit::MeshMaxHops, 2), (Limit::MeshBacklogBytes, 4), (Limit::MaxPayloadBytes, 6)];
+        let expected = [
+            (Limit::MeshMaxConnections, 7),
+            (Limit::MeshMaxNodes, 8),
+            (Limit::MeshInterestBytes, 9),
+            (Limit::MeshMaxHops, 2),
+            (Limit::MeshBacklogBytes, 4),
+            (Limit::MaxPayloadBytes, 6),
+        ];
         assert_eq!(met, expected);
     }
 }

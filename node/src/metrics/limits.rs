@@ -116,6 +116,8 @@ limits! {
     AuthMaxBrowserLogins = "limits.auth.max_browser_logins",
     /// A web browser's login is too old.
     AuthBrowserLoginTime = "limits.auth.browser_login_time",
+    /// A user may answer more requests than are remembered.
+    AuthAllowedResponses = "fixed.auth.allowed_responses",
     /// A user publishes too many messages.
     UserMessagesPerSecond = "auth.users.limits.messages_per_second",
     /// A user publishes too many bytes.
@@ -154,6 +156,10 @@ limits! {
     MeshBacklogBytes = "fixed.mesh.backlog_bytes",
     /// There are too many connections to other nodes.
     MeshMaxConnections = "fixed.mesh.max_connections",
+    /// There are too many nodes in the mesh.
+    MeshMaxNodes = "fixed.mesh.max_nodes",
+    /// What all nodes of the mesh want has no more room.
+    MeshInterestBytes = "fixed.mesh.interest_bytes",
     /// A message has passed too many links.
     MeshMaxHops = "fixed.mesh.max_hops",
 }

@@ -246,8 +246,10 @@ impl Batch {
         if is_own_echo(origin, subscription) {
             return false;
         }
-        if let Some(reply) = message.message.reply {
-            subscription.receives_request(reply);
+        if let Some(reply) = message.message.reply
+            && subscription.receives_request(reply)
+        {
+            self.exchange.metrics.limit_reached(Limit::AuthAllowedResponses);
         }
         let mut admission = Admission::No;
         let wanted = || {

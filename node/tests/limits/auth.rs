@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use waymeet::Node;
+use waymeet_core::permissions::MAX_ALLOWED_RESPONSES;
 
 use crate::http_support::{SOON, get, http_address, request, send};
 use crate::nats::Nats;
@@ -124,6 +125,32 @@ pub async fn auth_browser_login_time() -> Met {
     }
     assert_eq!(seen, 401);
     (node, 1)
+}
+
+pub async fn auth_allowed_responses() -> Met {
+    let hash = waymeet::hash_secret("open sesame").expect("a hash");
+    let rules = "publish = { allow = [] }\nallow_responses = { expires = '5m' }";
+    let service = format!("[[auth.users]]\nname = 'ada'\ntoken_hash = '{hash}'\n{rules}\n");
+    let node = start(&format!("{}{service}", anonymous(""))).await;
+    let mut service = Nats::open(&node).await;
+    service.send("CONNECT {\"verbose\":false,\"auth_token\":\"open sesame\"}\r\nSUB svc 1\r\nPING\r\n").await;
+    assert_eq!(service.line().await, "PONG");
+    let mut asker = Nats::open(&node).await;
+    asker.settle().await;
+    let requests = (0..MAX_ALLOWED_RESPONSES + 2).map(|number| format!("PUB svc r.{number} 0\r\n\r\n"));
+    asker.send(&requests.collect::<String>()).await;
+    asker.settle().await;
+    // The first two can be answered no more, and whoever came after them can.
+    service.send("PUB r.1 0\r\n\r\nPUB r.2 0\r\n\r\nPING\r\n").await;
+    let words = loop {
+        let line = service.line().await;
+        if !line.is_empty() && !line.starts_with("MSG svc 1 r.") {
+            break line;
+        }
+    };
+    assert_eq!(words, "-ERR 'Permissions Violation for Publish to \"r.1\"'");
+    assert_eq!(service.line().await, "PONG", "r.2 was let through");
+    (node, 2)
 }
 
 pub async fn user_messages_per_second() -> Met {

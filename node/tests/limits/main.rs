@@ -74,6 +74,7 @@ scenarios! {
     auth::auth_max_failures_per_minute => AuthMaxFailuresPerMinute,
     auth::auth_max_browser_logins => AuthMaxBrowserLogins,
     auth::auth_browser_login_time => AuthBrowserLoginTime,
+    auth::auth_allowed_responses => AuthAllowedResponses,
     auth::user_messages_per_second => UserMessagesPerSecond,
     auth::user_bytes_per_second => UserBytesPerSecond,
     auth::user_max_connections => UserMaxConnections,
@@ -116,7 +117,7 @@ async fn datagrams_amplification() {
 
 /// The limits that are met elsewhere: because no client can be made to do so in good time, or nothing but virtual time
 /// can. With each the file, and what stands in it when the count is looked at.
-const ELSEWHERE: [(Limit, &str, &str); 14] = {
+const ELSEWHERE: [(Limit, &str, &str); 16] = {
     const DTLS: &str = include_str!("../../src/dtls/associations/tests.rs");
     const COAP: &str = include_str!("../../../core/tests/coap_limits.rs");
     const MESH: &str = include_str!("../../src/mesh/hub.rs");
@@ -136,7 +137,9 @@ const ELSEWHERE: [(Limit, &str, &str); 14] = {
         (Limit::CoapNotifyBytes, COAP, "assert!(crowd.notify_queue_bytes_total > 0"),
         (Limit::MeshMaxHops, MESH, "(Limit::MeshMaxHops, 2)"),
         (Limit::MeshBacklogBytes, MESH, "(Limit::MeshBacklogBytes, 4)"),
-        (Limit::MeshMaxConnections, include_str!("../../../core/tests/mesh_link.rs"), "[CloseReason::Full]"),
+        (Limit::MeshMaxConnections, MESH, "(Limit::MeshMaxConnections, 7)"),
+        (Limit::MeshMaxNodes, MESH, "(Limit::MeshMaxNodes, 8)"),
+        (Limit::MeshInterestBytes, MESH, "(Limit::MeshInterestBytes, 9)"),
         // Here too, but only where the machine has more than loopback addresses.
         (
             Limit::MaxConnectionsPerAddress,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::{Table, Value};
+use waymeet_core::permissions::MAX_ALLOWED_RESPONSES;
 use waymeet_core::{coap, mesh};
 
 use super::Limit;
@@ -67,6 +68,7 @@ fn is_key_of_users(name: &str) -> bool {
 fn fixed(limit: Limit) -> Option<u64> {
     let (coap, mesh) = (coap::Limits::default(), mesh::Limits::default());
     let number = match limit {
+        Limit::AuthAllowedResponses => MAX_ALLOWED_RESPONSES,
         Limit::CoapAmplification => coap::session::AMPLIFICATION,
         Limit::CoapEndpoints => coap.endpoints,
         Limit::CoapExchangesPerEndpoint => coap.exchanges_per_endpoint,
@@ -76,6 +78,8 @@ fn fixed(limit: Limit) -> Option<u64> {
         Limit::DatagramsAmplification => datagrams::MAX_AMPLIFICATION,
         Limit::MeshBacklogBytes => mesh.backlog_bytes,
         Limit::MeshMaxConnections => mesh.max_connections,
+        Limit::MeshMaxNodes => mesh.max_nodes,
+        Limit::MeshInterestBytes => mesh.total_interest_bytes,
         Limit::MeshMaxHops => mesh::limits::MAX_HOPS as usize,
         _ => return None,
     };
