@@ -27,6 +27,9 @@ _FAILURE = re.compile(rb"^([45]\.\d\d)(?: (.*))?$", re.MULTILINE)
 
 class LibCoap(Driver):
     name = "coap-client"
+    program = COAP_CLIENT
+    # Options that say who it is.
+    credentials = ()
 
     def __init__(self, name="coap-client", confirmable=True):
         self.name = name
@@ -50,7 +53,8 @@ class LibCoap(Driver):
             body.flush()
             file = ["-f", body.name] if payload else []
             code, out, err = await run(
-                COAP_CLIENT,
+                self.program,
+                *self.credentials,
                 "-m",
                 method,
                 *self._type,
@@ -82,7 +86,8 @@ class LibCoap(Driver):
         payloads, transport = await read_pipe(reading)
         self._transports.append(transport)
         options = ["-s", "600", "-B", "600", "-A", "50", "-w", "-v", "7", "-o", f"/dev/fd/{writing}"]
-        child = await Child.start(COAP_CLIENT, *self._type, *options, self.base + path, pass_fds=(writing,))
+        words = [*self.credentials, *self._type, *options]
+        child = await Child.start(self.program, *words, self.base + path, pass_fds=(writing,))
         os.close(writing)
         self._children.append(child)
 

@@ -134,6 +134,9 @@ class _StreamReader:
         """A line of the body."""
         if self._stream == "sse":
             self._sse_line(line.decode())
+        elif line.startswith(b'{"end":'):
+            # What an SSE stream says as an event of that name.
+            self._subscription.put(Received("event:end", json.dumps(json.loads(line)["end"]).encode()))
         elif line:
             self._deliver(line)
 

@@ -5,6 +5,8 @@ import pytest
 from absent import absent
 from drivers.agent import WebSocketBrowser, WebSocketNode
 from drivers.curl import fetch
+from drivers.visitor import Visitor
+from identities import nats_py
 from page import Page
 
 CONFIG = '[listeners.http]\nallowed_origins = ["https://app.example"]\n'
@@ -86,6 +88,41 @@ async def test_a_strangers_page_cannot_connect(world):
     with pytest.raises(AssertionError, match="connect"):
         await browser.open(world.node)
     await browser.close()
+    page.stop()
+
+
+async def test_a_browser_lets_only_the_named_page_in(world):
+    """On a node without users, where nothing but the origin keeps a stranger's page out. `.example` names are this machine."""
+    if "ws-browser" in world._without:
+        absent("a browser")
+    page = await Page.start()
+    port = page.origin.rsplit(":", 1)[1]
+    visitor = await Visitor().open()
+    config = f'[listeners.http]\nallowed_origins = ["http://named.example:{port}"]\n'
+    json = {"method": "POST", "body": "[]", "headers": {"Content-Type": "application/json"}}
+    async with world.another(config) as node, nats_py(node) as witness:
+        heard = await witness.subscribe(">")
+        await witness.flush(30)
+
+        async def tries(options, path):
+            return await visitor.does("fetch", url=node.http + path, options={"credentials": "omit", **options})
+
+        for stranger in (f"http://stranger.example:{port}", page.origin):
+            await visitor.does("open", url=stranger)
+            # Asked before (JSON), not asked (plain), and blind.
+            for options in (json, {"method": "POST", "body": "x"}, {"method": "POST", "body": "x", "mode": "no-cors"}):
+                answer = await tries(options, "/pub/stolen")
+                assert answer.get("blocked") or (answer["status"], answer["text"]) == (0, ""), answer
+            for path in ("/sub/**", "/peers", "/metrics", "/healthz"):
+                assert (await tries({}, path)).get("blocked"), path
+        await visitor.does("open", url=f"http://rebound.example:{node.http.rsplit(':', 1)[1]}/")
+        for options in (json, {"method": "POST", "body": "x"}):
+            refused = await visitor.does("fetch", url="/pub/stolen", options=options)
+            assert refused["status"] == 403, refused
+        await visitor.does("open", url=f"http://named.example:{port}")
+        assert (await tries(json, "/pub/welcome"))["status"] == 202
+        assert (await heard.next_msg(30)).subject == "welcome", "and nothing before it"
+    await visitor.close()
     page.stop()
 
 

@@ -1,7 +1,7 @@
 """What users may do: the same cases through every listener, and what a reload does to those who are there.
 
 The rules are the defaults, so that they hold for the user of each listener alike: whoever logs in by a
-password, the user of a raw listener, and over plain CoAP the anonymous one. An administrator without rules
+password or a key, the user of a raw listener, and over plain CoAP the anonymous one. An administrator without rules
 watches and provokes.
 """
 
@@ -13,73 +13,11 @@ import signal
 import pytest
 import pytest_asyncio
 
-from drivers.coap_aiocoap import AioCoap
 from drivers.curl import Curl, fetch
 from drivers.raw import RawTcp
 from identities import PASSWORD, AsyncNats, WebSocketNats, hash_of, nats_py
+from speakers import PUBLISH, READERS, RULES, SPEAKERS, SUBSCRIBE, listeners_of
 from waymeet_node import Waymeet
-
-RULES = """
-[auth.defaults.publish]
-allow = ["a.>", "b.*", "c.{{user}}.x", "marker", "_INBOX.>"]
-deny = ["a.secret", "a.*.no", "b.b"]
-[auth.defaults.subscribe]
-allow = ["a.>", "b.*", "q.>", "q.> good.*", "marker", "marker good.*", "marker bad", "_INBOX.>"]
-deny = ["a.secret.>", "a.*.no", "b.b", "q.no"]
-"""
-
-# Subject, and whether it may be published to.
-PUBLISH = [
-    ("a.b", True),
-    ("a.b.c.d", True),
-    ("a", False),
-    ("a.secret", False),
-    ("a.secret.x", True),
-    ("a.x.no", False),
-    ("a.x.no.y", True),
-    ("a.x.yes", True),
-    ("b.a", True),
-    ("b.b", False),
-    ("b.a.c", False),
-    ("b", False),
-    ("x.y", False),
-    ("c.nobody.x", False),
-    ("$SYS.x", False),
-    ("_INBOX.x", True),
-    ("ab.c", False),
-    ("A.b", False),
-]
-
-# Filter, queue group, a subject that matches, and whether it arrives.
-SUBSCRIBE = [
-    ("a.b", None, "a.b", True),
-    ("a.>", None, "a.b", True),
-    ("a.>", None, "a.x.yes", True),
-    ("a.>", None, "a.x.no", False),
-    ("a.>", None, "a.secret.x", False),
-    ("a.>", None, "a.secret", True),
-    ("a.*.no", None, "a.y.no", False),
-    ("a.*.*", None, "a.y.no", False),
-    ("a.*.*", None, "a.y.yes", True),
-    ("a.secret.>", None, "a.secret.x", False),
-    ("a.secret.x", None, "a.secret.x", False),
-    ("a", None, "a", False),
-    (">", None, "a.b", False),
-    ("*.b", None, "a.b", False),
-    ("b.*", None, "b.a", True),
-    ("b.*", None, "b.b", False),
-    ("b.b", None, "b.b", False),
-    ("b.>", None, "b.a", False),
-    ("x.>", None, "x.y", False),
-    ("$SYS.x", None, "$SYS.x", False),
-    ("q.a", None, "q.a", True),
-    ("q.a", "good.x", "q.a", True),
-    ("q.>", "good.x", "q.a", True),
-    ("q.>", "good.x", "q.no", False),
-    ("q.a", "bad", "q.a", False),
-    ("b.a", "bad", "b.a", True),
-]
-
 
 NUMBERS = itertools.count()
 
@@ -90,14 +28,10 @@ def test_there_are_forty_cases():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def node(pytestconfig):
-    """A node with the rules, whose raw listeners have one subject each."""
+    """A node with the rules, and with every listener."""
     node = Waymeet(pytestconfig.getoption("--binary"))
     hashed = await hash_of(node.binary, PASSWORD)
-    raw = "".join(
-        f'[[listeners.lines]]\naddress = "127.0.0.1:0"\nsubject = "{subject}"\n'
-        'mode = "publish"\nuser = "limited"\n'
-        for subject in ["marker", *(subject for subject, _ in PUBLISH)]
-    )
+    psk, listeners = listeners_of(node.directory)
     await node.start(
         config=f"""
 auth.anonymous = true
@@ -105,12 +39,13 @@ auth.anonymous = true
 [[auth.users]]
 name = "limited"
 password_hash = "{hashed}"
+{psk}
 [[auth.users]]
 name = "admin"
 password_hash = "{hashed}"
 publish = {{}}
 subscribe = {{}}
-{raw}
+{listeners}
 """
     )
     yield node
@@ -121,133 +56,6 @@ subscribe = {{}}
 async def admin(node):
     async with nats_py(node, user="admin", password=PASSWORD) as client:
         yield client
-
-
-class Nats:
-    """nats-py, as the limited user."""
-
-    async def open(self, node):
-        self.stack = contextlib.AsyncExitStack()
-        self.client = await self.stack.enter_async_context(nats_py(node, user="limited", password=PASSWORD))
-
-    async def publish(self, subject):
-        await self.client.publish(subject, b"x")
-        await self.client.flush(30)
-
-    async def subscribe(self, subject_filter, queue, put):
-        # Without callbacks: the client runs those of two subscriptions in any order.
-        one = await self.client.subscribe(subject_filter, queue=queue or "")
-        marker = await self.client.subscribe("marker", queue=queue or "")
-        await self.client.flush(30)
-
-        async def read():
-            await marker.next_msg(30)
-            # What came before the marker is there.
-            put((await one.next_msg(1)).subject if one.pending_msgs else "marker")
-
-        return [one, marker, asyncio.create_task(read())]
-
-    async def unsubscribe(self, taken):
-        for one in taken[:-1]:
-            await one.unsubscribe()
-
-    async def close(self):
-        await self.stack.aclose()
-
-
-class Driven:
-    """A driver of the other suites, as the limited user."""
-
-    def __init__(self, driver, one_request=False):
-        self.driver = driver
-        self.one_request = one_request
-
-    async def open(self, node):
-        await self.driver.open(node)
-
-    async def publish(self, subject):
-        try:
-            await self.driver.publish(subject, b"x")
-        except AssertionError as error:
-            assert "orbidden" in str(error), error
-
-    async def subscribe(self, subject_filter, queue, put):
-        # Both in one, so that what comes keeps its order. Where one is refused, the other stands alone.
-        both = "/sub?" + "&".join(f"filter={one.replace('>', '**')}" for one in (subject_filter, "marker"))
-        tries = [both, "/sub?filter=marker"] if self.one_request else [(subject_filter, "marker")]
-        for attempt in tries:
-            try:
-                taken = await self._take(attempt, queue)
-            except AssertionError as error:
-                assert "403" in str(error) or "4.03" in str(error) or "orbidden" in str(error), error
-                continue
-            break
-        readers = [asyncio.create_task(self._read(one, put)) for one in taken]
-        return taken, readers
-
-    async def _take(self, attempt, queue):
-        if not self.one_request:
-            return [await self.driver.subscribe(one, queue) for one in attempt]
-        path = attempt + (f"&queue={queue}" if queue else "")
-        if isinstance(self.driver, Curl):
-            return [await self.driver.subscribe_path(path, "-u", f"limited:{PASSWORD}")]
-        return [await self.driver.observe(path)]
-
-    async def _read(self, subscription, put):
-        while True:
-            received = await subscription.deliveries.get()
-            if isinstance(received, Exception):
-                return
-            put(received.subject)
-
-    async def unsubscribe(self, taken):
-        subscriptions, readers = taken
-        for reader in readers:
-            reader.cancel()
-        for one in subscriptions:
-            await one.close()
-
-    async def close(self):
-        await self.driver.close()
-
-
-class LimitedCurl(Curl):
-    async def publish(self, subject, payload, headers=None):
-        response = await fetch(f"{self.base}/pub/{subject}", "-u", f"limited:{PASSWORD}", body=payload)
-        assert response.status in (202, 403), response
-        assert response.status == 202 or response.json()["reason"] == "no_permission"
-
-
-class Lines:
-    """A program on a raw listener; there is one for each subject."""
-
-    async def open(self, node):
-        subjects = ["marker", *(subject for subject, _ in PUBLISH)]
-        self.addresses = dict(zip(subjects, node.raw_lines, strict=True))
-
-    async def publish(self, subject):
-        host, port = self.addresses[subject]
-        connection = await RawTcp.open(f"tcp://{host}:{port}")
-        await connection.send(b"x\n")
-        connection._writer.write_eof()
-        # The node has read it once it closes.
-        await connection.rest()
-        await connection.close()
-
-    async def close(self):
-        pass
-
-
-LIMITED = {"user": "limited", "password": PASSWORD}
-SPEAKERS = {
-    "nats": Nats,
-    "async-nats": lambda: Driven(AsyncNats(LIMITED)),
-    "websocket": lambda: Driven(WebSocketNats(LIMITED)),
-    "http-sse": lambda: Driven(LimitedCurl(), one_request=True),
-    "http-ndjson": lambda: Driven(LimitedCurl(stream="ndjson"), one_request=True),
-    "coap": lambda: Driven(AioCoap(), one_request=True),
-    "lines": Lines,
-}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=SPEAKERS)
@@ -299,10 +107,6 @@ async def beyond(node, pytestconfig):
                 await asyncio.sleep(0.05)
         yield other.peer_id, arrived
     await other.stop()
-
-
-# A raw listener has one subject, and nobody subscribes over it.
-READERS = [name for name in SPEAKERS if name != "lines"]
 
 
 @pytest.mark.parametrize("speaker", READERS, indirect=True, scope="module")

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from identities import PASSWORD, hash_of, nats_py
 from mesh import PATIENCE_S, STEP_S
-from test_permissions import PUBLISH, READERS, RULES, SPEAKERS, SUBSCRIBE
+from speakers import PUBLISH, READERS, RULES, SPEAKERS, SUBSCRIBE, listeners_of
 from waymeet_node import Waymeet
 
 NUMBERS = itertools.count()
@@ -27,12 +27,9 @@ async def nodes(pytestconfig):
     here, there = Waymeet(pytestconfig.getoption("--binary")), Waymeet(pytestconfig.getoption("--binary"))
     hashed = await hash_of(here.binary, PASSWORD)
     admin = f'[[auth.users]]\nname = "admin"\npassword_hash = "{hashed}"\npublish = {{}}\nsubscribe = {{}}\n'
-    limited = f'[[auth.users]]\nname = "limited"\npassword_hash = "{hashed}"\n'
-    raw = "".join(
-        f'[[listeners.lines]]\naddress = "127.0.0.1:0"\nsubject = "{subject}"\nmode = "publish"\nuser = "limited"\n'
-        for subject in ["marker", *(subject for subject, _ in PUBLISH)]
-    )
-    await here.start(config=f"auth.anonymous = true\n{RULES}{limited}{admin}{raw}")
+    psk, listeners = listeners_of(here.directory)
+    limited = f'[[auth.users]]\nname = "limited"\npassword_hash = "{hashed}"\n{psk}'
+    await here.start(config=f"auth.anonymous = true\n{RULES}{limited}{admin}{listeners}")
     await there.start(config=admin, flags={"--join": [here.join]})
     yield here, there
     for node in (there, here):

@@ -1,6 +1,7 @@
 """What a reload does to those who are there: over WebSocket, over DTLS, and to TLS sessions whose certificate changes."""
 
 import asyncio
+import json
 import re
 import shutil
 import signal
@@ -10,8 +11,10 @@ import pytest
 
 from absent import absent
 from authority import Authority
+from drivers.curl import Curl
 from drivers.nats_py import connected
 from drivers.process import Child
+from drivers.raw import RawTcp
 from identities import PASSWORD, WebSocketNats, hash_of, nats_py
 from waymeet_node import Waymeet
 
@@ -123,6 +126,43 @@ async def test_websocket_sessions(binary, node):
         await leaving.publish("kept.b", b"x")
     await staying.close()
     await leaving.close()
+
+
+async def test_readers_of_events_and_lines_are_told_why(binary, node):
+    """Whoever may do nothing more hears so: an SSE and an NDJSON stream end, a line is answered; both users are still there."""
+    hashed = await hash_of(binary, PASSWORD)
+    user = '[[auth.users]]\nname = "{}"\npassword_hash = "' + hashed + '"\n{}\n'
+    lines = '[[listeners.lines]]\naddress = "127.0.0.1:0"\nsubject = "work"\nmode = "request"\nuser = "machine"\n'
+    head = lines + user.format("admin", "") + user.format("reader", "{0}") + user.format("machine", "{1}")
+    await node.start(config=head.replace("{0}", "").replace("{1}", ""))
+    machine = await RawTcp.open("tcp://{}:{}".format(*node.raw_lines[0]))
+    readers = [Curl(), Curl(stream="ndjson")]
+    async with nats_py(node, user="admin", password=PASSWORD) as admin:
+        asked = await admin.subscribe("work")
+        await admin.flush(30)
+        await machine.send(b"before\n")
+        await (await asked.next_msg(30)).respond(b"done")
+        assert await machine.until(b"\n") == b"done\n"
+        streams = []
+        for reader in readers:
+            await reader.open(node)
+            streams.append(await reader.subscribe_path("/sub/lost.a", "-u", f"reader:{PASSWORD}"))
+        after = head.replace("{0}", 'subscribe = { allow = ["kept.>"] }').replace("{1}", 'publish = { deny = ["work"] }')
+        await reload(node, after)
+        for stream in streams:
+            ended = await stream.next()
+            assert (ended.subject, json.loads(ended.payload)) == ("event:end", {"reason": "no_permission"})
+        await machine.send(b"after\n")
+        assert await machine.until(b"\n") == b"-ERR not permitted\n"
+        assert asked.pending_msgs == 0
+        # The connection is the listener's, not the user's: it serves again as soon as the rules do.
+        await reload(node, head.replace("{0}", "").replace("{1}", ""))
+        await machine.send(b"again\n")
+        await (await asked.next_msg(30)).respond(b"done")
+        assert await machine.until(b"\n") == b"done\n"
+    await machine.close()
+    for reader in readers:
+        await reader.close()
 
 
 async def test_a_new_certificate_ends_no_session(node, tmp_path):
