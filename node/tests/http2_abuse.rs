@@ -109,6 +109,17 @@ async fn others_are_served(node: &Node) {
     assert_eq!(get(node, "/healthz").await.status, 200);
 }
 
+async fn floods_are_counted(node: &Node, times: usize) {
+    let line = format!("\nwaymeet_limit_reached_total{{limit=\"fixed.http.http2_floods\"}} {times}\n");
+    let counted = async {
+        // The client may see the end before the node has written it down.
+        while !String::from_utf8_lossy(&get(node, "/metrics").await.body).contains(&line) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, counted).await.unwrap_or_else(|_| panic!("no {line}"));
+}
+
 #[tokio::test]
 async fn rapid_reset_ends_the_connection() {
     let node = start("").await;
@@ -122,6 +133,7 @@ async fn rapid_reset_ends_the_connection() {
     assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
     assert!(heard.answers < 1_000, "{heard:?}");
     others_are_served(&node).await;
+    floods_are_counted(&node, 1).await;
 }
 
 #[tokio::test]
@@ -154,6 +166,7 @@ async fn empty_continuations_end_the_connection() {
     let heard = attack(&node, flood).await;
     assert!(heard.goaway.is_some_and(|code| code != 0) && heard.answers == 0, "{heard:?}");
     others_are_served(&node).await;
+    floods_are_counted(&node, 1).await;
 }
 
 #[tokio::test]

@@ -76,6 +76,8 @@ limits! {
     HttpHeaderReadTimeout = "limits.http.header_read_timeout",
     /// An HTTP/1.1 connection has rested for too long.
     HttpIdleTimeout = "limits.http.idle_timeout",
+    /// An HTTP/2 client floods: resets, or frames of a head without end.
+    HttpHttp2Floods = "fixed.http.http2_floods",
     /// The body of an HTTP request did not come in time.
     HttpBodyReadTimeout = "limits.http.body_read_timeout",
     /// A subscription over HTTP has too many filters.

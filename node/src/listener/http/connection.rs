@@ -3,6 +3,7 @@
 //! Owns driving hyper over a socket until the client leaves or the node drains. It must not look at requests.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +38,7 @@ const DEFAULT_MAX_HEADERS: usize = 100;
 /// How long a silent HTTP/2 connection or a silent socket is left alone before it is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// Streams that a client may open and reset before they are looked at: the rapid-reset attack (CVE-2023-44487).
-const MAX_PENDING_RESETS: usize = 20;
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
 /// Streams that the server may reset for a client's faults before it closes the connection.
 const MAX_FAULTY_STREAMS: usize = 256;
 
@@ -214,10 +215,22 @@ where
     let mut served = Box::pin(served);
     tokio::select! {
         biased;
-        result = served.as_mut() => return Ok(result?),
+        result = served.as_mut() => {
+            if result.as_ref().is_err_and(is_flood) {
+                service.node.metrics().limit_reached(Limit::HttpHttp2Floods);
+            }
+            return Ok(result?);
+        }
         () = service.node.draining() => served.as_mut().graceful_shutdown(),
     }
     Ok(tokio::time::timeout(service.limits.drain_timeout, served).await??)
+}
+
+/// Whether the HTTP/2 library has ended a connection because of what RFC 9113, section 10.5, warns of: streams that are
+/// reset as soon as they are opened, or frames of a head without end.
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 async fn speak_http1<S>(connection: Arc<Connection>, socket: Socket<S>) -> Result<End<S>, BoxError>

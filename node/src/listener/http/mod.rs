@@ -7,7 +7,7 @@
 
 mod accept;
 mod body;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod crossing;
 mod events;
 mod feed;

@@ -9,6 +9,7 @@ use waymeet_core::{coap, mesh};
 
 use super::Limit;
 use crate::config::Config;
+use crate::listener::http::connection::MAX_PENDING_RESETS;
 use crate::listener::raw::datagrams;
 
 const PAGE: &str = include_str!("../../../../docs/limits.md");
@@ -76,6 +77,7 @@ fn fixed(limit: Limit) -> Option<u64> {
         Limit::CoapDedupBytes => coap.dedup_bytes,
         Limit::CoapNotifyBytes => coap.notify_queue_bytes_total,
         Limit::DatagramsAmplification => datagrams::MAX_AMPLIFICATION,
+        Limit::HttpHttp2Floods => MAX_PENDING_RESETS,
         Limit::MeshBacklogBytes => mesh.backlog_bytes,
         Limit::MeshMaxConnections => mesh.max_connections,
         Limit::MeshMaxNodes => mesh.max_nodes,
