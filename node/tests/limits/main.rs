@@ -117,7 +117,7 @@ async fn datagrams_amplification() {
 
 /// The limits that are met elsewhere: because no client can be made to do so in good time, or nothing but virtual time
 /// can. With each the file, and what stands in it when the count is looked at.
-const ELSEWHERE: [(Limit, &str, &str); 16] = {
+const ELSEWHERE: [(Limit, &str, &str); 17] = {
     const DTLS: &str = include_str!("../../src/dtls/associations/tests.rs");
     const COAP: &str = include_str!("../../../core/tests/coap_limits.rs");
     const MESH: &str = include_str!("../../src/mesh/hub.rs");
@@ -131,6 +131,7 @@ const ELSEWHERE: [(Limit, &str, &str); 16] = {
             include_str!("../../src/auth/tests.rs"),
             "limits_reached(Limit::AuthMaxWaitingVerifications), refused",
         ),
+        (Limit::HttpHttp2Floods, include_str!("../http2_abuse.rs"), "floods_are_counted(&node, 1)"),
         (Limit::CoapEndpoints, COAP, "Reached { endpoints: 2,"),
         (Limit::CoapBlockBytesPerEndpoint, COAP, "assert!(mine.block_bytes_per_endpoint > 0"),
         (Limit::CoapDedupBytes, COAP, "assert!(reached.dedup_bytes > 0"),
